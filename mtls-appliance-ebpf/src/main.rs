@@ -1,0 +1,3 @@
+//! The XDP guard program.
+#![no_std]
+#![no_main]

@@ -1,0 +1,2 @@
+//! The `mtls-appliance` command.
+fn main() {}
