@@ -1,1 +1,14 @@
 //! The appliance as a library, so that tests and tools drive the same code as the binary.
+//!
+//! The way of a connection: [`guard`] lets it in at the NIC, [`tls`] performs the handshake, [`identity`] and
+//! [`registry`] say who it is, [`ktls`] hands the session to the kernel, [`http1`] decides about each head, and
+//! [`proxy`] is the shell that does the I/O. See ARCHITECTURE.md.
+
+pub mod config;
+pub mod guard;
+pub mod http1;
+pub mod identity;
+pub mod ktls;
+pub mod proxy;
+pub mod registry;
+pub mod tls;

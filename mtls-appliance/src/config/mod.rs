@@ -1,0 +1,200 @@
+//! The configuration: what the operator typed becomes values that are valid by type.
+//!
+//! `raw` holds the file as typed, `parse` turns it into [`Config`] and reports **every** mistake at once with key,
+//! value and remedy. Nothing here opens a socket, reads a key or touches the kernel: certificate files are read by
+//! [`crate::tls`], the registry by [`crate::registry`].
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::identity::HeaderTemplate;
+
+/// A valid configuration. Paths are absolute (relative ones were resolved against the file's folder).
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The file this came from.
+    pub path: PathBuf,
+    /// `[listener]`.
+    pub listener: Listener,
+    /// `[tls]`: towards the callers.
+    pub tls: ServerTls,
+    /// `[origin]`.
+    pub origin: Origin,
+    /// `[identity]`.
+    pub identity: Identity,
+    /// `[offload]`.
+    pub offload: OffloadMode,
+    /// `[guard]`; `None` when the file has no such table.
+    pub guard: Option<Guard>,
+    /// `[registry]` files.
+    pub registry_files: Vec<PathBuf>,
+    /// `[control] socket`.
+    pub control_socket: PathBuf,
+    /// `[limits]`.
+    pub limits: Limits,
+    /// `[timeouts]`.
+    pub timeouts: Timeouts,
+    /// `[log] file`; `None` means standard output.
+    pub log_file: Option<PathBuf>,
+}
+
+/// Where callers connect.
+#[derive(Debug, Clone)]
+pub struct Listener {
+    /// At least one, no duplicates.
+    pub addresses: Vec<SocketAddr>,
+    /// Worker threads; default: the number of CPUs the process may use.
+    pub workers: usize,
+}
+
+/// TLS towards the callers.
+#[derive(Debug, Clone)]
+pub struct ServerTls {
+    /// PEM chain, leaf first.
+    pub certificate: PathBuf,
+    /// PEM private key (PKCS#8, PKCS#1 or SEC1).
+    pub key: PathBuf,
+    /// PEM bundles; at least one.
+    pub client_ca: Vec<PathBuf>,
+    /// Oldest TLS version that is accepted.
+    pub minimum_version: TlsVersion,
+    /// Which extended key usage a client certificate needs.
+    pub client_eku: ClientEku,
+}
+
+/// A TLS version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TlsVersion {
+    /// RFC 5246.
+    V1_2,
+    /// RFC 8446.
+    V1_3,
+}
+
+/// The extended key usage demanded of a client certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientEku {
+    /// `client-auth`: clientAuth, or no extended key usage extension at all (RFC 5280 4.2.1.12).
+    ClientAuth,
+    /// `server-auth-too`: serverAuth-only certificates are accepted as well.
+    ServerAuthToo,
+}
+
+/// The API server behind the appliance.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    /// Address and port.
+    pub address: SocketAddr,
+    /// Name sent as SNI and, with [`OriginVerify::Ca`], looked for in the certificate. DNS name or IP address.
+    pub server_name: String,
+    /// The appliance's own client certificate chain, PEM.
+    pub certificate: PathBuf,
+    /// Its key, PEM.
+    pub key: PathBuf,
+    /// How the origin's certificate is checked.
+    pub verify: OriginVerify,
+    /// Oldest TLS version that is accepted.
+    pub minimum_version: TlsVersion,
+    /// Idle connections kept per client identity and worker.
+    pub idle_per_identity: usize,
+}
+
+/// How the origin's certificate is checked.
+#[derive(Debug, Clone)]
+pub enum OriginVerify {
+    /// By these CA bundles and by name.
+    Ca(Vec<PathBuf>),
+    /// The leaf's SHA-256 is one of these; neither name nor validity is looked at.
+    Pin(Vec<[u8; 32]>),
+    /// Not at all; warned about at every start.
+    None,
+}
+
+/// How the origin is told who calls.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// Fields that are injected, in order: presets expanded first, then free ones.
+    pub headers: Vec<HeaderTemplate>,
+    /// Additional names that are removed from requests, as typed.
+    pub remove: Vec<String>,
+    /// Whether `X-Forwarded-For` with the caller's address is set (inbound copies are always removed).
+    pub forwarded_for: bool,
+}
+
+/// Whether sessions go to the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OffloadMode {
+    /// Where the kernel can.
+    Auto,
+    /// Refuse to start where the kernel cannot; refuse sessions whose cipher it cannot take.
+    Required,
+    /// Never.
+    Off,
+}
+
+/// The XDP guard.
+#[derive(Debug, Clone)]
+pub struct Guard {
+    /// Network interface name.
+    pub interface: String,
+    /// Guarded TCP ports; at least one; default: the listener's ports.
+    pub ports: Vec<u16>,
+    /// How it is attached.
+    pub mode: GuardMode,
+    /// A folder on a BPF file system.
+    pub pin_dir: PathBuf,
+    /// Sampled drop events per second that reach the log.
+    pub log_per_second: u32,
+}
+
+/// How the XDP program is attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GuardMode {
+    /// Native, generic if the driver cannot; reported.
+    Auto,
+    /// Native or an error.
+    Native,
+    /// Generic.
+    Generic,
+}
+
+/// Upper bounds.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Client connections at once.
+    pub connections: usize,
+    /// Handshakes at once.
+    pub handshakes: usize,
+    /// Bytes of a request or response head.
+    pub head_bytes: usize,
+    /// Fields in a head.
+    pub head_fields: usize,
+    /// Bytes of a request target.
+    pub target_bytes: usize,
+    /// Bytes of a request body; `u64::MAX` when not limited.
+    pub body_bytes: u64,
+    /// Requests served on one client connection.
+    pub requests_per_connection: u64,
+}
+
+/// Deadlines.
+#[derive(Debug, Clone)]
+pub struct Timeouts {
+    /// TCP accept to the end of the TLS handshake.
+    pub handshake: Duration,
+    /// First byte of a head to its end.
+    pub header: Duration,
+    /// Between requests on a client connection.
+    pub idle: Duration,
+    /// Between two advances of a body or of writing it.
+    pub body: Duration,
+    /// TCP and TLS towards the origin.
+    pub connect: Duration,
+    /// End of the request to the head of the origin's response.
+    pub response: Duration,
+    /// How long an unused origin connection is kept.
+    pub origin_idle: Duration,
+    /// SIGTERM to the forced end.
+    pub drain: Duration,
+}

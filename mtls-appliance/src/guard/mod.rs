@@ -1,0 +1,1 @@
+//! The XDP guard's userspace side: load, attach, pin, feed the maps.

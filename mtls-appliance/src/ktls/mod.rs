@@ -1,0 +1,1 @@
+//! Sessions in the kernel: hand-over, control records, splice.

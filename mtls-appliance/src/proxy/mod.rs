@@ -1,0 +1,1 @@
+//! The I/O shell: listener, connection, origin pool.

@@ -1,0 +1,1 @@
+//! rustls configurations, verifiers and files.
