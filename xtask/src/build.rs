@@ -1,0 +1,70 @@
+//! `cargo xtask build`: the appliance as one static program with the guard inside, and the end-to-end tests.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use crate::{
+    bpf, cargo,
+    progress::{Step, note},
+    workspace::{Workspace, install},
+};
+
+/// The platform everything is built for.
+pub(crate) const HOST_TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// What a build leaves in `target/dist/`.
+#[derive(Debug)]
+pub(crate) struct Dist {
+    /// All programs, the appliance and the end-to-end tests.
+    pub(crate) programs: Vec<PathBuf>,
+}
+
+/// Builds everything and copies the programs to `target/dist/`.
+pub(crate) fn build(workspace: &Workspace) -> Result<Dist> {
+    let object = bpf::build(workspace)?;
+    let step =
+        Step::begin_talkative("building the appliance and its end-to-end tests (release, static)");
+    let built = cargo::programs(
+        workspace
+            .cargo()
+            .args([
+                "build",
+                "--release",
+                "--locked",
+                "--bins",
+                "--target",
+                HOST_TARGET,
+            ])
+            .args([
+                "--package",
+                "mtls-appliance",
+                "--package",
+                "mtls-appliance-tests",
+            ])
+            .env_remove("RUSTFLAGS")
+            .env_remove("CARGO_ENCODED_RUSTFLAGS")
+            // Static, so that the same file runs on any kernel's userspace, the virtual machine's included.
+            .env(
+                "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS",
+                "-Ctarget-feature=+crt-static",
+            )
+            .env("MTLS_GUARD_OBJECT", &object),
+    )?;
+    let mut programs = Vec::new();
+    for program in built {
+        let installed = workspace.dist().join(&program.name);
+        install(&program.path, &installed)?;
+        programs.push(installed);
+    }
+    step.done();
+    Ok(Dist { programs })
+}
+
+/// The command: builds and says what is where.
+pub(crate) fn main(workspace: &Workspace) -> Result<()> {
+    for program in build(workspace)?.programs {
+        note(format!("built {}", program.display()));
+    }
+    Ok(())
+}
