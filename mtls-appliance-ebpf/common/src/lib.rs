@@ -1,2 +1,18 @@
+//! What the XDP program and userspace must agree on: the [verdict] over a packet, the [reasons](reason) it can have, the
+//! [layout] of the maps between them, and the [pace] of sampled events.
+//!
+//! Everything here is plain arithmetic on bytes, so that the kernel, the daemon and the tests run the same code. How
+//! packets are read and maps looked up is the caller's: see [`verdict::Packet`] and [`verdict::Tables`].
 #![no_std]
-//! Types, names and limits shared by the XDP program and userspace.
+#![forbid(unsafe_code)]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod layout;
+pub mod pace;
+pub mod reason;
+pub mod verdict;
+
+pub use reason::{Action, Reason};
+pub use verdict::{Address, Frame, Judgement, Packet, Segment, Tables, judge};

@@ -1,0 +1,196 @@
+//! The maps between the XDP program and userspace: names, sizes, value layouts.
+//!
+//! A reload is one atomic step: everything that a decision is made from exists in two banks, and one word holds the active
+//! [`Generation`]. Its lowest bit is the bank. Userspace fills the bank that is not active and then stores the next
+//! generation; a packet reads the word once and uses that bank throughout. Counters are in maps that are never swapped.
+//!
+//! [`LAYOUT_VERSION`] names the folder of the pinned maps and is raised when a layout here changes its meaning.
+
+/// The version of everything in this module.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// VLAN tags that are looked through.
+pub const MAX_VLAN_TAGS: usize = 4;
+/// IPv6 extension headers that are looked through.
+pub const MAX_IPV6_EXTENSION_HEADERS: usize = 6;
+/// Prefixes of one family in the registry.
+pub const MAX_PREFIXES: u32 = 1 << 17;
+/// Organisations with a counter.
+pub const MAX_ORGANISATIONS: u32 = 1 << 13;
+/// Counters by reason; more than there are reasons, so that a new one does not change the layout.
+pub const REASON_SLOTS: u32 = 32;
+/// Words of the bitmap of guarded ports of one bank.
+pub const PORT_WORDS: u32 = 65536 / 64;
+
+/// The name of the program in the object and in the kernel.
+pub const PROGRAM: &str = "mtls_guard";
+
+/// Map names, at most 15 bytes each (`BPF_OBJ_NAME_LEN`).
+pub mod map {
+    /// `[Generation; 1]`: the active one.
+    pub const ACTIVE: &str = "GUARD_ACTIVE";
+    /// `[Policy; 2]`, by bank.
+    pub const POLICY: &str = "GUARD_POLICY";
+    /// `[u64; 2 * PORT_WORDS]`: a bitmap per bank.
+    pub const PORTS: &str = "GUARD_PORTS";
+    /// IPv4 prefix to organisation, by bank.
+    pub const V4: [&str; 2] = ["GUARD_V4_0", "GUARD_V4_1"];
+    /// IPv6 prefix to organisation, by bank.
+    pub const V6: [&str; 2] = ["GUARD_V6_0", "GUARD_V6_1"];
+    /// `[u64; REASON_SLOTS]` per CPU: packets by reason.
+    pub const REASONS: &str = "GUARD_REASONS";
+    /// `[u64; MAX_ORGANISATIONS]` per CPU: packets to guarded ports that were passed.
+    pub const ORGANISATIONS: &str = "GUARD_ORGS";
+    /// `[OrganisationSlot; MAX_ORGANISATIONS]`: whose counter it is.
+    pub const ORGANISATION_SLOTS: &str = "GUARD_ORG_SLOTS";
+    /// `[u64; 1]`: when the next sampled event is due, see [`crate::pace`].
+    pub const SAMPLE: &str = "GUARD_SAMPLE";
+}
+
+/// Counts the fillings of the maps; 0: nothing was ever filled in, nothing is guarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[repr(transparent)]
+pub struct Generation(pub u64);
+
+impl Generation {
+    /// The bank it lives in: 0 or 1.
+    #[inline(always)]
+    pub const fn bank(self) -> u32 {
+        (self.0 & 1) as u32
+    }
+
+    /// The next one, in the other bank.
+    pub const fn next(self) -> Generation {
+        Generation(self.0.wrapping_add(1))
+    }
+}
+
+/// What an operator decided, apart from ports and sources.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Policy {
+    /// How drops are sampled.
+    pub sample: crate::pace::Pace,
+}
+
+impl Policy {
+    /// As it lies in the map.
+    pub const fn to_words(self) -> [u64; 2] {
+        [self.sample.interval_ns, self.sample.burst_ns]
+    }
+}
+
+const _: () = assert!(size_of::<Policy>() == size_of::<[u64; 2]>());
+
+/// The word and the bit of `port` in the bitmap of guarded ports.
+#[inline(always)]
+pub const fn port_bit(bank: u32, port: u16) -> (u32, u64) {
+    (bank * PORT_WORDS + (port as u32 >> 6), 1 << (port & 63))
+}
+
+/// Whose counter a slot is. An organisation keeps its slot for as long as it is in the registry, across restarts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct OrganisationSlot {
+    /// The last generation that the organisation was part of; 0: the slot was never used.
+    pub generation: u64,
+    /// Its first code, padded with zeros.
+    pub code: [u8; 16],
+}
+
+/// [`OrganisationSlot`] as plain words.
+pub type OrganisationSlotWords = [u64; 3];
+
+impl OrganisationSlot {
+    /// A slot for the organisation with this code; `None` when the code is empty or longer than 16 bytes.
+    pub fn new(generation: Generation, code: &str) -> Option<OrganisationSlot> {
+        let mut padded = [0; 16];
+        if code.is_empty() {
+            return None;
+        }
+        padded
+            .get_mut(..code.len())?
+            .copy_from_slice(code.as_bytes());
+        Some(OrganisationSlot {
+            generation: generation.0,
+            code: padded,
+        })
+    }
+
+    /// The code; empty when the slot was never used.
+    pub fn code(&self) -> &str {
+        let length = self.code.iter().position(|b| *b == 0).unwrap_or(16);
+        core::str::from_utf8(&self.code[..length]).unwrap_or("")
+    }
+
+    /// As it lies in the map.
+    pub fn to_words(self) -> OrganisationSlotWords {
+        let code = u128::from_ne_bytes(self.code);
+        let [low, high] = if cfg!(target_endian = "little") {
+            [code as u64, (code >> 64) as u64]
+        } else {
+            [(code >> 64) as u64, code as u64]
+        };
+        [self.generation, low, high]
+    }
+
+    /// From the words in the map.
+    pub fn from_words(words: OrganisationSlotWords) -> OrganisationSlot {
+        let mut code = [0; 16];
+        code[..8].copy_from_slice(&words[1].to_ne_bytes());
+        code[8..].copy_from_slice(&words[2].to_ne_bytes());
+        OrganisationSlot {
+            generation: words[0],
+            code,
+        }
+    }
+}
+
+const _: () = assert!(size_of::<OrganisationSlot>() == size_of::<OrganisationSlotWords>());
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_map_name_fits_the_kernel() {
+        let banks = map::V4.into_iter().chain(map::V6);
+        let single = [
+            map::ACTIVE,
+            map::POLICY,
+            map::PORTS,
+            map::REASONS,
+            map::ORGANISATIONS,
+            map::ORGANISATION_SLOTS,
+            map::SAMPLE,
+            PROGRAM,
+        ];
+        for name in banks.chain(single) {
+            assert!(name.len() <= 15, "{name}");
+        }
+    }
+
+    #[test]
+    fn an_organisation_slot_survives_the_map() {
+        for code in ["A", "ORG0000001", "0123456789abcdef"] {
+            let slot = OrganisationSlot::new(Generation(7), code).unwrap();
+            let back = OrganisationSlot::from_words(slot.to_words());
+            assert_eq!(back, slot);
+            assert_eq!(back.code(), code);
+        }
+        assert_eq!(OrganisationSlot::new(Generation(7), ""), None);
+        assert_eq!(
+            OrganisationSlot::new(Generation(7), "0123456789abcdefg"),
+            None
+        );
+    }
+
+    #[test]
+    fn generations_alternate_between_banks_and_ports_between_their_halves() {
+        let first = Generation::default().next();
+        assert_eq!((first.bank(), first.next().bank()), (1, 0));
+        assert_eq!(port_bit(0, 0), (0, 1));
+        assert_eq!(port_bit(0, 65535), (PORT_WORDS - 1, 1 << 63));
+        assert_eq!(port_bit(1, 443), (PORT_WORDS + 6, 1 << 59));
+    }
+}
