@@ -1,14 +1,39 @@
 //! The configuration: what the operator typed becomes values that are valid by type.
 //!
-//! `raw` holds the file as typed, `parse` turns it into [`Config`] and reports **every** mistake at once with key,
-//! value and remedy. Nothing here opens a socket, reads a key or touches the kernel: certificate files are read by
-//! [`crate::tls`], the registry by [`crate::registry`].
+//! `keys` is the one table of what may be written, `form` the kinds of value, `document` the file as typed, and `parse`
+//! turns it into [`Config`] and reports **every** mistake at once with key, value and remedy. Nothing here opens a
+//! socket, reads a key or touches the kernel: certificate files are read by [`crate::tls`], the registry by
+//! [`crate::registry`].
+
+pub(crate) mod document;
+mod form;
+mod keys;
+mod mistakes;
+mod parse;
+mod reference;
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::identity::HeaderTemplate;
+
+pub use mistakes::{Mistake, Mistakes};
+pub use reference::reference;
+
+/// Largest configuration file that is read, in bytes.
+pub const FILE_LIMIT: u64 = 1 << 20;
+
+/// Reads and checks the configuration file.
+///
+/// # Errors
+/// Every mistake in the file, or the one reason why it cannot be read.
+pub fn load(path: &Path) -> Result<Config, Mistakes> {
+    let text = document::read_text(path, FILE_LIMIT, "--config")?;
+    parse::parse(path, &text)
+}
 
 /// A valid configuration. Paths are absolute (relative ones were resolved against the file's folder).
 #[derive(Debug, Clone)]

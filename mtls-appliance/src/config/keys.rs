@@ -1,0 +1,234 @@
+//! The one table of what a configuration file may say.
+//!
+//! The parser, the suggestions for misspelt keys and the reference all read it, so none can forget a key.
+
+use std::time::Duration;
+
+use super::form::{
+    ADDRESS, Count, EKU, Flag, Form, GUARD, Header, INTERFACE, List, OFFLOAD, PATH, PIN, PIN_DIR,
+    PORT, PresetName, REMOVED_NAME, SERVER_NAME, Size, Span, Text, VERIFY, VERSIONS, VerifyWord,
+    Words,
+};
+use super::{ClientEku, GuardMode, OffloadMode, TlsVersion};
+
+/// What holds where a key is absent.
+pub(super) enum Absent {
+    /// The file is refused.
+    Required,
+    /// This value, in TOML.
+    Default(&'static str),
+    /// This happens.
+    Otherwise(&'static str),
+}
+
+/// A key.
+pub(super) struct Key<F> {
+    pub(super) table: &'static str,
+    pub(super) name: &'static str,
+    pub(super) form: F,
+    pub(super) absent: Absent,
+    meaning: &'static str,
+}
+
+impl<F> Key<F> {
+    /// As in `tls.key`.
+    pub(super) fn path(&self) -> String {
+        format!("{}.{}", self.table, self.name)
+    }
+}
+
+/// What the reference says about a key.
+pub(super) trait Documented: Sync {
+    fn table(&self) -> &'static str;
+    fn name(&self) -> &'static str;
+    fn absent(&self) -> &Absent;
+    fn meaning(&self) -> &'static str;
+    fn describe(&self) -> String;
+}
+
+impl<F: Form> Documented for Key<F> {
+    fn table(&self) -> &'static str {
+        self.table
+    }
+
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn absent(&self) -> &Absent {
+        &self.absent
+    }
+
+    fn meaning(&self) -> &'static str {
+        self.meaning
+    }
+
+    fn describe(&self) -> String {
+        self.form.describe()
+    }
+}
+
+/// The tables and what they are about.
+pub(super) const TABLES: [(&str, &str); 11] = [
+    ("listener", "Where callers connect."),
+    ("tls", "TLS towards the callers."),
+    ("origin", "The API server behind the appliance."),
+    ("identity", "How the origin is told who calls."),
+    ("offload", "TLS in the kernel."),
+    ("guard", "The XDP guard; without this table there is none."),
+    ("registry", "The participants."),
+    ("control", "How `status` reaches the running appliance."),
+    ("limits", "Upper bounds."),
+    ("timeouts", "Deadlines."),
+    ("log", "The log."),
+];
+
+macro_rules! keys {
+    ($($constant:ident: $form:ty = $table:literal . $name:literal, $value:expr, $absent:expr, $meaning:literal;)*) => {
+        $(
+            #[doc = $meaning]
+            pub(super) static $constant: Key<$form> = Key {
+                table: $table,
+                name: $name,
+                form: $value,
+                absent: $absent,
+                meaning: $meaning,
+            };
+        )*
+        /// Every key, in the order of the reference.
+        pub(super) static ALL: &[&dyn Documented] = &[$(&$constant),*];
+    };
+}
+
+const fn paths() -> List<Text<String>> {
+    List {
+        item: PATH,
+        may_be_empty: false,
+        example: "[\"tls/ca.pem\"]",
+    }
+}
+
+/// From 100 ms to the given number of seconds.
+const fn up_to(seconds: u64) -> Span {
+    Span {
+        least: Duration::from_millis(100),
+        most: Duration::from_secs(seconds),
+    }
+}
+
+use Absent::{Default, Otherwise, Required};
+
+keys! {
+    LISTENER_ADDRESSES: List<Text<std::net::SocketAddr>> = "listener"."addresses",
+        List { item: ADDRESS, may_be_empty: false, example: "[\"0.0.0.0:8443\"]" }, Required,
+        "Addresses and ports that accept callers.";
+    LISTENER_WORKERS: Count = "listener"."workers",
+        Count { least: 1, most: 1024 }, Otherwise("the number of CPUs that the process may use"),
+        "Worker threads.";
+
+    TLS_CERTIFICATE: Text<String> = "tls"."certificate", PATH, Required,
+        "The server certificate chain, PEM, leaf first.";
+    TLS_KEY: Text<String> = "tls"."key", PATH, Required,
+        "Its private key, PEM (PKCS#8, PKCS#1 or SEC1).";
+    TLS_CLIENT_CA: List<Text<String>> = "tls"."client_ca", paths(), Required,
+        "Bundles of the CAs that issue the callers' certificates, PEM.";
+    TLS_MINIMUM_VERSION: Words<TlsVersion> = "tls"."minimum_version", VERSIONS, Default("\"1.3\""),
+        "Oldest TLS version that callers may use.";
+    TLS_CLIENT_EKU: Words<ClientEku> = "tls"."client_eku", EKU, Default("\"client-auth\""),
+        "Extended key usage that a caller's certificate needs.";
+
+    ORIGIN_ADDRESS: Text<std::net::SocketAddr> = "origin"."address", ADDRESS, Required,
+        "Where the API server listens.";
+    ORIGIN_SERVER_NAME: Text<String> = "origin"."server_name", SERVER_NAME, Required,
+        "Name sent to the API server (SNI) and looked for in its certificate.";
+    ORIGIN_CERTIFICATE: Text<String> = "origin"."certificate", PATH, Required,
+        "The appliance's own client certificate chain, PEM, leaf first.";
+    ORIGIN_KEY: Text<String> = "origin"."key", PATH, Required,
+        "Its private key, PEM.";
+    ORIGIN_VERIFY: Words<VerifyWord> = "origin"."verify", VERIFY, Default("\"ca\""),
+        "How the API server's certificate is checked.";
+    ORIGIN_CA: List<Text<String>> = "origin"."ca", paths(), Otherwise("needed with `verify = \"ca\"`, refused otherwise"),
+        "Bundles of the CAs that may have issued the API server's certificate, PEM.";
+    ORIGIN_PINS: List<Text<[u8; 32]>> = "origin"."pins",
+        List { item: PIN, may_be_empty: false, example: "[\"sha256:<hex>\"]" },
+        Otherwise("needed with `verify = \"pin\"`, refused otherwise"),
+        "SHA-256 of each certificate that the API server may show; name and validity are not looked at.";
+    ORIGIN_MINIMUM_VERSION: Words<TlsVersion> = "origin"."minimum_version", VERSIONS, Default("\"1.3\""),
+        "Oldest TLS version that the API server may use.";
+    ORIGIN_IDLE_PER_IDENTITY: Count = "origin"."idle_per_identity", Count { least: 0, most: 1024 }, Default("8"),
+        "Idle connections kept per client identity and worker; they are never shared between two identities.";
+
+    IDENTITY_PRESETS: List<PresetName> = "identity"."presets",
+        List { item: PresetName, may_be_empty: true, example: "[\"mydata\"]" }, Default("[\"mydata\"]"),
+        "Named sets of injected fields, see Presets.";
+    IDENTITY_HEADERS: List<Header> = "identity"."headers",
+        List { item: Header, may_be_empty: true, example: "[{ name = \"X-Client-DN\", value = \"${subject.dn}\" }]" },
+        Default("[]"),
+        "Further injected fields, see Variables. A field whose value comes out empty is left out.";
+    IDENTITY_REMOVE: List<Text<String>> = "identity"."remove",
+        List { item: REMOVED_NAME, may_be_empty: true, example: "[\"X-Legacy-User\"]" }, Default("[]"),
+        "Further fields that are removed from requests, in every spelling; injected and well-known identity fields always are.";
+    IDENTITY_FORWARDED_FOR: Flag = "identity"."forwarded_for", Flag, Default("true"),
+        "Whether `X-Forwarded-For` tells the caller's address; inbound copies are removed either way.";
+
+    OFFLOAD_MODE: Words<OffloadMode> = "offload"."mode", OFFLOAD, Default("\"auto\""),
+        "Whether sessions are handed to the kernel.";
+
+    GUARD_INTERFACE: Text<String> = "guard"."interface", INTERFACE, Required,
+        "Network interface that the guard is attached to.";
+    GUARD_PORTS: List<Count> = "guard"."ports",
+        List { item: PORT, may_be_empty: false, example: "[8443]" }, Otherwise("the listener's ports"),
+        "TCP ports that only registered sources reach.";
+    GUARD_MODE: Words<GuardMode> = "guard"."mode", GUARD, Default("\"auto\""),
+        "How the XDP program is attached.";
+    GUARD_PIN_DIR: Text<String> = "guard"."pin_dir", PIN_DIR, Default("\"/sys/fs/bpf/mtls-appliance\""),
+        "Where link and maps are pinned, so that they outlive the process.";
+    GUARD_LOG_PER_SECOND: Count = "guard"."log_per_second", Count { least: 0, most: 10_000 }, Default("10"),
+        "Dropped packets per second that reach the log; all are counted.";
+
+    REGISTRY_FILES: List<Text<String>> = "registry"."files",
+        List { item: PATH, may_be_empty: false, example: "[\"registry.toml\"]" }, Required,
+        "Files with the registered organisations.";
+
+    CONTROL_SOCKET: Text<String> = "control"."socket", PATH, Default("\"/run/mtls-appliance/control.sock\""),
+        "Unix socket of the running appliance.";
+
+    LIMITS_CONNECTIONS: Count = "limits"."connections", Count { least: 1, most: 1_000_000 }, Default("10000"),
+        "Client connections at once.";
+    LIMITS_HANDSHAKES: Count = "limits"."handshakes", Count { least: 1, most: 100_000 }, Default("512"),
+        "Handshakes at once.";
+    LIMITS_HEAD_BYTES: Size = "limits"."head_bytes",
+        Size { least: 1 << 10, most: 1 << 20, unlimited: false }, Default("\"32KiB\""),
+        "Size of a request or response head.";
+    LIMITS_HEAD_FIELDS: Count = "limits"."head_fields", Count { least: 8, most: 1000 }, Default("100"),
+        "Fields in a head.";
+    LIMITS_TARGET_BYTES: Size = "limits"."target_bytes",
+        Size { least: 64, most: 1 << 20, unlimited: false }, Default("\"8KiB\""),
+        "Size of a request target.";
+    LIMITS_BODY_BYTES: Size = "limits"."body_bytes",
+        Size { least: 1, most: 1 << 50, unlimited: true }, Default("\"unlimited\""),
+        "Size of a request body.";
+    LIMITS_REQUESTS_PER_CONNECTION: Count = "limits"."requests_per_connection",
+        Count { least: 1, most: 1_000_000_000 }, Default("1000000"),
+        "Requests served on one client connection.";
+
+    TIMEOUTS_HANDSHAKE: Span = "timeouts"."handshake", up_to(300), Default("\"10s\""),
+        "From the accepted connection to the end of the TLS handshake.";
+    TIMEOUTS_HEADER: Span = "timeouts"."header", up_to(300), Default("\"10s\""),
+        "From the first byte of a head to its last.";
+    TIMEOUTS_IDLE: Span = "timeouts"."idle", up_to(86_400), Default("\"60s\""),
+        "Between two requests on a client connection.";
+    TIMEOUTS_BODY: Span = "timeouts"."body", up_to(3600), Default("\"30s\""),
+        "Between two advances of a body, in either direction.";
+    TIMEOUTS_CONNECT: Span = "timeouts"."connect", up_to(300), Default("\"5s\""),
+        "TCP and TLS towards the API server.";
+    TIMEOUTS_RESPONSE: Span = "timeouts"."response", up_to(3600), Default("\"60s\""),
+        "From the end of a request to the head of its response.";
+    TIMEOUTS_ORIGIN_IDLE: Span = "timeouts"."origin_idle", up_to(86_400), Default("\"30s\""),
+        "How long an unused connection to the API server is kept.";
+    TIMEOUTS_DRAIN: Span = "timeouts"."drain", up_to(3600), Default("\"30s\""),
+        "From SIGTERM to the forced end.";
+
+    LOG_FILE: Text<String> = "log"."file", PATH, Otherwise("standard output"),
+        "File that the log is appended to.";
+}

@@ -1,0 +1,540 @@
+//! The configuration as a whole: what is accepted, what is reported, and that the reference is complete.
+
+use super::*;
+use crate::identity::ReservedNames;
+
+/// The least that a file must say.
+const LEAST: &str = r#"
+[listener]
+addresses = ["0.0.0.0:8443"]
+[tls]
+certificate = "tls/server.pem"
+key = "/etc/ssl/server.key"
+client_ca = ["tls/clients.pem"]
+[origin]
+address = "10.0.0.5:443"
+server_name = "api.bank.internal"
+certificate = "tls/origin.pem"
+key = "tls/origin.key"
+ca = ["tls/origin-ca.pem"]
+[registry]
+files = ["registry.toml"]
+"#;
+
+/// Every key, none with its default.
+const FULL: &str = r#"
+[listener]
+addresses = ["0.0.0.0:8443", "[::1]:9443"]
+workers = 2
+[tls]
+certificate = "c"
+key = "k"
+client_ca = ["ca1", "ca2"]
+minimum_version = "1.2"
+client_eku = "server-auth-too"
+[origin]
+address = "[fd00::5]:443"
+server_name = "10.0.0.9"
+certificate = "oc"
+key = "ok"
+verify = "pin"
+pins = ["sha256:9F:86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"]
+minimum_version = "1.2"
+idle_per_identity = 0
+[identity]
+presets = ["rfc9440"]
+headers = [
+  { name = "X-Who", value = "${subject.dn} for $$5" },
+  { name = "X-Org", value = "${org.name}", encoding = "base64" },
+]
+remove = ["X-Legacy-User"]
+forwarded_for = false
+[offload]
+mode = "required"
+[guard]
+interface = "eth0"
+ports = [443]
+mode = "native"
+pin_dir = "/sys/fs/bpf/other"
+log_per_second = 0
+[registry]
+files = ["r1", "/r2"]
+[control]
+socket = "control.sock"
+[limits]
+connections = 1
+handshakes = 1
+head_bytes = "64KiB"
+head_fields = 50
+target_bytes = "1024B"
+body_bytes = "10MiB"
+requests_per_connection = 5
+[timeouts]
+handshake = "500ms"
+header = "1s"
+idle = "2m"
+body = "1s"
+connect = "1s"
+response = "1h"
+origin_idle = "1s"
+drain = "1s"
+[log]
+file = "log/appliance.log"
+"#;
+
+fn read(text: &str) -> Result<Config, Mistakes> {
+    parse::parse(Path::new("/etc/appliance/config.toml"), text)
+}
+
+fn report(text: &str) -> String {
+    match read(text) {
+        Ok(_) => panic!("accepted:\n{text}"),
+        Err(mistakes) => mistakes.to_string(),
+    }
+}
+
+/// The keys that are reported for a text.
+fn reported(text: &str) -> Vec<String> {
+    read(text)
+        .err()
+        .map(|mistakes| mistakes.iter().map(|mistake| mistake.key.clone()).collect())
+        .unwrap_or_default()
+}
+
+/// `LEAST` with one line replaced.
+fn with(old: &str, new: &str) -> String {
+    assert!(LEAST.contains(old), "{old}");
+    LEAST.replacen(old, new, 1)
+}
+
+#[test]
+fn the_least_configuration_gets_the_defaults() {
+    let config = read(LEAST).unwrap();
+    assert_eq!(config.path, Path::new("/etc/appliance/config.toml"));
+    assert_eq!(
+        config.tls.certificate,
+        Path::new("/etc/appliance/tls/server.pem")
+    );
+    assert_eq!(config.tls.key, Path::new("/etc/ssl/server.key"));
+    assert_eq!(config.tls.minimum_version, TlsVersion::V1_3);
+    assert_eq!(config.tls.client_eku, ClientEku::ClientAuth);
+    assert!(matches!(&config.origin.verify, OriginVerify::Ca(files) if files.len() == 1));
+    assert_eq!(config.origin.idle_per_identity, 8);
+    assert_eq!(
+        config.identity.headers.first().map(|header| &*header.name),
+        Some("X-MyData-Client-Verify")
+    );
+    assert!(config.identity.forwarded_for);
+    assert_eq!(config.offload, OffloadMode::Auto);
+    assert!(config.guard.is_none());
+    assert!(config.listener.workers >= 1);
+    assert_eq!(
+        config.control_socket,
+        Path::new("/run/mtls-appliance/control.sock")
+    );
+    assert_eq!(config.limits.head_bytes, 32 * 1024);
+    assert_eq!(config.limits.body_bytes, u64::MAX);
+    assert_eq!(config.timeouts.handshake, Duration::from_secs(10));
+    assert_eq!(config.timeouts.idle, Duration::from_secs(60));
+    assert!(config.log_file.is_none());
+}
+
+#[test]
+fn every_key_can_be_set() {
+    let config = read(FULL).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    assert_eq!(config.listener.addresses.len(), 2);
+    assert_eq!(config.listener.workers, 2);
+    assert_eq!(config.tls.client_eku, ClientEku::ServerAuthToo);
+    assert_eq!(config.tls.minimum_version, TlsVersion::V1_2);
+    assert!(
+        matches!(&config.origin.verify, OriginVerify::Pin(pins) if pins[0][..3] == [0x9f, 0x86, 0xd0])
+    );
+    let names: Vec<&str> = config
+        .identity
+        .headers
+        .iter()
+        .map(|header| &*header.name)
+        .collect();
+    assert_eq!(
+        names,
+        ["Client-Cert", "Client-Cert-Chain", "X-Who", "X-Org"]
+    );
+    assert_eq!(config.identity.remove, ["X-Legacy-User"]);
+    assert!(!config.identity.forwarded_for);
+    assert_eq!(config.offload, OffloadMode::Required);
+    let guard = config.guard.unwrap();
+    assert_eq!(
+        (guard.ports, guard.mode, guard.log_per_second),
+        (vec![443], GuardMode::Native, 0)
+    );
+    assert_eq!(
+        config.registry_files,
+        [Path::new("/etc/appliance/r1"), Path::new("/r2")]
+    );
+    assert_eq!(
+        config.control_socket,
+        Path::new("/etc/appliance/control.sock")
+    );
+    assert_eq!(config.limits.body_bytes, 10 << 20);
+    assert_eq!(config.timeouts.handshake, Duration::from_millis(500));
+    assert_eq!(
+        config.log_file.as_deref(),
+        Some(Path::new("/etc/appliance/log/appliance.log"))
+    );
+}
+
+#[test]
+fn each_key_of_the_table_appears_in_the_full_example_and_in_the_reference() {
+    let reference = reference();
+    let full: toml::Table = FULL.parse().unwrap();
+    for key in keys::ALL {
+        let typed = full
+            .get(key.table())
+            .and_then(|table| table.get(key.name()));
+        assert!(
+            typed.is_some() || key.name() == "ca",
+            "{}.{} is not in the example",
+            key.table(),
+            key.name()
+        );
+        assert!(
+            reference.contains(&format!("| `{}` | ", key.name())),
+            "{} is not in the reference",
+            key.name()
+        );
+        assert!(
+            key.meaning().ends_with('.'),
+            "{}: {:?}",
+            key.name(),
+            key.meaning()
+        );
+        assert!(
+            keys::TABLES.iter().any(|(table, _)| *table == key.table()),
+            "{}",
+            key.table()
+        );
+    }
+    for variable in crate::identity::VARIABLES {
+        assert!(reference.contains(variable.name), "{}", variable.name);
+    }
+}
+
+#[test]
+fn the_guard_takes_the_listeners_ports_unless_told_otherwise() {
+    let text = with(
+        "addresses = [\"0.0.0.0:8443\"]",
+        "addresses = [\"0.0.0.0:8443\", \"[::]:8443\", \"10.0.0.1:443\"]",
+    );
+    let config = read(&format!("{text}[guard]\ninterface = \"eth0\"\n")).unwrap();
+    assert_eq!(config.guard.unwrap().ports, [443, 8443]);
+}
+
+#[test]
+fn all_mistakes_are_reported_at_once_with_key_line_value_and_remedy() {
+    let report = report(
+        "[listener]\naddresses = [\"0.0.0.0\", \"10.0.0.1:0\"]\nworkers = 0\n[tls]\nkey = \"k\"\ncertificate = 5\nclient_ca = []\n\
+         [timeouts]\nheader = \"0s\"\nidle = 60\n[offload]\nmode = \"requird\"\n",
+    );
+    for wanted in [
+        "line 2: listener.addresses[0] = \"0.0.0.0\": the port is missing",
+        "line 2: listener.addresses[1] = \"10.0.0.1:0\": port 0 stands for no port",
+        "line 3: listener.workers = 0: too small\n      give a number from 1 to 1024",
+        "line 6: tls.certificate = 5: a string is wanted here, this is a whole number",
+        "line 7: tls.client_ca = []: the list is empty",
+        "line 9: timeouts.header = \"0s\": a deadline of zero",
+        "line 10: timeouts.idle = 60: a string is wanted here",
+        "line 12: offload.mode = \"requird\": no such choice\n      did you mean \"required\"?",
+    ] {
+        assert!(report.contains(wanted), "{wanted:?} is not in:\n{report}");
+    }
+    assert!(report.lines().count() <= 24, "{report}");
+}
+
+#[test]
+fn each_missing_key_is_named() {
+    let keys = reported("");
+    for key in [
+        "listener.addresses",
+        "tls.certificate",
+        "tls.key",
+        "tls.client_ca",
+        "origin.address",
+        "origin.server_name",
+        "origin.certificate",
+        "origin.key",
+        "origin.ca",
+        "registry.files",
+    ] {
+        assert!(
+            keys.iter().any(|reported| reported == key),
+            "{key} is not in {keys:?}"
+        );
+    }
+    assert_eq!(keys.len(), 10);
+}
+
+#[test]
+fn unknown_keys_and_tables_are_refused_with_the_likely_intention() {
+    for (extra, key, remedy) in [
+        (
+            "[timeout]\nidle = \"1s\"\n",
+            "timeout",
+            "did you mean `timeouts`?",
+        ),
+        (
+            "[timeouts]\nheaders = \"1s\"\n",
+            "timeouts.headers",
+            "did you mean `header`?",
+        ),
+        (
+            "[timeouts]\nhead_bytes = \"1KiB\"\n",
+            "timeouts.head_bytes",
+            "did you mean `limits.head_bytes`?",
+        ),
+        ("[log]\ncolour = 1\n", "log.colour", "known here: file"),
+        (
+            "[identity]\nheaders = [{ name = \"X-A\", vlue = \"b\" }]\n",
+            "identity.headers[0].vlue",
+            "did you mean `value`?",
+        ),
+    ] {
+        let text = format!("{LEAST}{extra}");
+        let report = report(&text);
+        assert!(
+            reported(&text).iter().any(|reported| reported == key),
+            "{report}"
+        );
+        assert!(report.contains(remedy), "{report}");
+    }
+}
+
+#[test]
+fn a_value_in_place_of_a_table_is_one_mistake() {
+    assert_eq!(reported(&format!("guard = 1\n{LEAST}")), ["guard"]);
+    assert_eq!(reported(&format!("limits = []\n{LEAST}")), ["limits"]);
+}
+
+#[test]
+fn the_ways_to_verify_the_origin_do_not_mix() {
+    let pin = format!("\"sha256:{}\"", "ab".repeat(32));
+    let ca = "ca = [\"tls/origin-ca.pem\"]";
+    for (new, key) in [
+        (format!("{ca}\nverify = \"none\""), "origin.ca"),
+        (format!("verify = \"none\"\npins = [{pin}]"), "origin.pins"),
+        ("verify = \"pin\"".to_owned(), "origin.pins"),
+        (
+            format!("verify = \"pin\"\npins = [{pin}]\n{ca}"),
+            "origin.ca",
+        ),
+        (format!("{ca}\npins = [{pin}]"), "origin.pins"),
+        ("verify = \"ca\"".to_owned(), "origin.ca"),
+        (
+            format!("verify = \"pin\"\npins = [{pin}, {pin}]"),
+            "origin.pins[1]",
+        ),
+        (
+            "verify = \"pin\"\npins = [\"ab\"]".to_owned(),
+            "origin.pins[0]",
+        ),
+        (
+            "verify = \"pin\"\npins = [\"sha256:abc\"]".to_owned(),
+            "origin.pins[0]",
+        ),
+        (
+            format!("verify = \"pin\"\npins = [\"sha256:{}\"]", "xy".repeat(32)),
+            "origin.pins[0]",
+        ),
+    ] {
+        assert_eq!(reported(&with(ca, &new)), [key], "{new}");
+    }
+    let config = read(&with(ca, "verify = \"none\"")).unwrap();
+    assert!(matches!(config.origin.verify, OriginVerify::None));
+}
+
+#[test]
+fn an_origin_that_is_the_appliance_itself_is_refused() {
+    assert_eq!(
+        reported(&with("10.0.0.5:443", "0.0.0.0:8443")),
+        ["origin.address"]
+    );
+    assert_eq!(
+        reported(&with("10.0.0.5:443", "0.0.0.0:443")),
+        ["origin.address"]
+    );
+    assert!(
+        report(&with("10.0.0.5:443", "api.bank.internal:443")).contains("names are not looked up")
+    );
+}
+
+#[test]
+fn injected_names_must_be_valid_free_and_harmless() {
+    for (headers, key, problem) in [
+        (
+            "{ name = \"Content_Length\", value = \"a\" }",
+            "identity.headers[0].name",
+            "belongs to the message's framing",
+        ),
+        (
+            "{ name = \"connection\", value = \"a\" }",
+            "identity.headers[0].name",
+            "belongs to the message's framing",
+        ),
+        (
+            "{ name = \"X A\", value = \"a\" }",
+            "identity.headers[0].name",
+            "' ' is not allowed",
+        ),
+        (
+            "{ name = \"x_mydata_client_dn\", value = \"a\" }",
+            "identity.headers[0].name",
+            "injected already",
+        ),
+        (
+            "{ name = \"X-Forwarded-For\", value = \"a\" }",
+            "identity.headers[0].name",
+            "injected already",
+        ),
+        (
+            "{ name = \"X-A\", value = \"a\" }, { name = \"x.a\", value = \"b\" }",
+            "identity.headers[1].name",
+            "injected already",
+        ),
+        (
+            "{ name = \"X-A\", value = \"${subject.dm}\" }",
+            "identity.headers[0].value",
+            "did you mean ${subject.dn}?",
+        ),
+        (
+            "{ name = \"X-A\", value = \"a\\r\\nX-B: c\" }",
+            "identity.headers[0].value",
+            "cannot stand in a field value",
+        ),
+        (
+            "{ name = \"X-A\", value = \"a\", encoding = \"hex\" }",
+            "identity.headers[0].encoding",
+            "possible: \"percent\"",
+        ),
+        (
+            "{ name = \"X-A\" }",
+            "identity.headers[0].value",
+            "is missing",
+        ),
+        (
+            "\"X-A: b\"",
+            "identity.headers[0]",
+            "a table is wanted here",
+        ),
+    ] {
+        let text = format!("{LEAST}[identity]\nheaders = [{headers}]\n");
+        assert_eq!(reported(&text), [key], "{headers}");
+        assert!(report(&text).contains(problem), "{}", report(&text));
+    }
+}
+
+#[test]
+fn an_origin_that_would_not_learn_who_calls_is_refused() {
+    assert_eq!(
+        reported(&format!("{LEAST}[identity]\npresets = []\n")),
+        ["identity.presets"]
+    );
+}
+
+#[test]
+fn framing_fields_cannot_be_removed_and_others_can() {
+    assert_eq!(
+        reported(&format!(
+            "{LEAST}[identity]\nremove = [\"Host\", \"Cookie\"]\n"
+        )),
+        ["identity.remove[0]"]
+    );
+    let config = read(&format!("{LEAST}[identity]\nremove = [\"Cookie\"]\n")).unwrap();
+    let reserved = ReservedNames::for_settings(&config.identity);
+    assert!(reserved.contains(b"cookie"));
+}
+
+#[test]
+fn sizes_and_times_have_units_and_bounds() {
+    for (extra, key) in [
+        ("[limits]\nhead_bytes = \"64k\"\n", "limits.head_bytes"),
+        ("[limits]\nhead_bytes = \"2GiB\"\n", "limits.head_bytes"),
+        (
+            "[limits]\nhead_bytes = \"unlimited\"\n",
+            "limits.head_bytes",
+        ),
+        ("[limits]\nhead_bytes = \"4KiB\"\n", "limits.target_bytes"),
+        ("[limits]\nbody_bytes = \"0B\"\n", "limits.body_bytes"),
+        (
+            "[limits]\nconnections = 99999999999999999999999\n",
+            "limits.connections",
+        ),
+        ("[limits]\nconnections = -1\n", "limits.connections"),
+        ("[limits]\nconnections = 1.5\n", "limits.connections"),
+        ("[timeouts]\nidle = \"2d\"\n", "timeouts.idle"),
+        ("[timeouts]\nhandshake = \"6m\"\n", "timeouts.handshake"),
+        ("[timeouts]\nhandshake = \"1ms\"\n", "timeouts.handshake"),
+        ("[guard]\ninterface = \"a/b\"\n", "guard.interface"),
+        (
+            "[guard]\ninterface = \"eth0\"\nports = [0]\n",
+            "guard.ports[0]",
+        ),
+        (
+            "[guard]\ninterface = \"eth0\"\nports = [443, 443]\n",
+            "guard.ports[1]",
+        ),
+        (
+            "[guard]\ninterface = \"eth0\"\npin_dir = \"relative\"\n",
+            "guard.pin_dir",
+        ),
+        ("[guard]\n", "guard.interface"),
+    ] {
+        assert_eq!(reported(&format!("{LEAST}{extra}")), [key], "{extra}");
+    }
+    assert_eq!(
+        read(&format!("{LEAST}[limits]\nconnections = 0x10\n"))
+            .unwrap()
+            .limits
+            .connections,
+        16
+    );
+}
+
+#[test]
+fn a_socket_path_that_the_kernel_cannot_bind_is_refused() {
+    let text = format!("{LEAST}[control]\nsocket = \"/run/{}\"\n", "x".repeat(120));
+    assert_eq!(reported(&text), ["control.socket"]);
+}
+
+#[test]
+fn no_text_makes_the_parser_panic_or_accept_in_silence() {
+    // Every prefix and every single-character deletion of a valid file: it is read, or something is reported.
+    for end in (0..FULL.len()).filter(|end| FULL.is_char_boundary(*end)) {
+        let _ = read(&FULL[..end]).map_err(|mistakes| assert!(!mistakes.is_empty()));
+        let mut text = FULL.to_owned();
+        text.remove(end);
+        let _ = read(&text).map_err(|mistakes| {
+            assert!(!mistakes.is_empty() && !mistakes.to_string().contains("fault"))
+        });
+    }
+}
+
+#[test]
+fn a_file_is_loaded_and_a_missing_one_named() {
+    let folder = std::env::temp_dir().join(format!("mtls-appliance-config-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = folder.join("c.toml");
+    std::fs::write(&file, LEAST).unwrap();
+    let config = load(&file);
+    let absent = load(&folder.join("absent.toml"));
+    std::fs::remove_dir_all(&folder).unwrap();
+    assert_eq!(
+        config.unwrap().tls.certificate,
+        folder.join("tls/server.pem")
+    );
+    let report = absent.unwrap_err().to_string();
+    assert!(
+        report.contains("absent.toml")
+            && report.contains("No such file")
+            && report.contains("--config"),
+        "{report}"
+    );
+}
