@@ -21,23 +21,16 @@ pub(crate) fn read_text(path: &Path, limit: u64, named_by: &str) -> Result<Strin
     let unreadable = |error: std::io::Error| {
         cannot(
             format!("cannot be read: {error}"),
-            format!(
-                "check the path given by {named_by} and that the appliance's user may read the file"
-            ),
+            format!("check the path given by {named_by} and that the appliance's user may read the file"),
         )
     };
     let file = File::open(path).map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
     if metadata.is_dir() {
-        return Err(cannot(
-            "is a folder".into(),
-            format!("give the path of a file in {named_by}"),
-        ));
+        return Err(cannot("is a folder".into(), format!("give the path of a file in {named_by}")));
     }
     let mut bytes = Vec::new();
-    file.take(limit + 1)
-        .read_to_end(&mut bytes)
-        .map_err(unreadable)?;
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(unreadable)?;
     if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > limit {
         return Err(cannot(
             format!("is larger than {limit} bytes"),
@@ -46,16 +39,8 @@ pub(crate) fn read_text(path: &Path, limit: u64, named_by: &str) -> Result<Strin
     }
     String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
-        let line = 1 + error
-            .as_bytes()
-            .iter()
-            .take(at)
-            .filter(|byte| **byte == b'\n')
-            .count();
-        cannot(
-            format!("line {line} is not UTF-8"),
-            "save the file as UTF-8".into(),
-        )
+        let line = 1 + error.as_bytes().iter().take(at).filter(|byte| **byte == b'\n').count();
+        cannot(format!("line {line} is not UTF-8"), "save the file as UTF-8".into())
     })
 }
 
@@ -69,22 +54,9 @@ pub(crate) struct Document<'t> {
 
 impl<'t> Document<'t> {
     /// Parses the syntax. Where that fails the values are not looked at: half a file would only bring false reports.
-    pub(crate) fn parse(
-        file: &'t Path,
-        text: &'t str,
-    ) -> Result<(Self, Spanned<DeTable<'t>>), Mistakes> {
-        let line_starts = text
-            .bytes()
-            .enumerate()
-            .filter(|(_, byte)| *byte == b'\n')
-            .map(|(at, _)| at + 1)
-            .collect();
-        let mut document = Self {
-            file,
-            text,
-            line_starts,
-            mistakes: Mistakes::default(),
-        };
+    pub(crate) fn parse(file: &'t Path, text: &'t str) -> Result<(Self, Spanned<DeTable<'t>>), Mistakes> {
+        let line_starts = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at + 1).collect();
+        let mut document = Self { file, text, line_starts, mistakes: Mistakes::default() };
         let (table, errors) = DeTable::parse_recoverable(text);
         for error in &errors {
             let line = error.span().map(|span| document.line(span.start));
@@ -97,11 +69,7 @@ impl<'t> Document<'t> {
                 remedy: "correct the syntax; values are checked after that".into(),
             });
         }
-        if errors.is_empty() {
-            Ok((document, table))
-        } else {
-            Err(document.into_mistakes())
-        }
+        if errors.is_empty() { Ok((document, table)) } else { Err(document.into_mistakes()) }
     }
 
     /// The line of a byte offset, from 1.
@@ -121,11 +89,7 @@ impl<'t> Document<'t> {
                 cut = true;
                 break;
             }
-            if character.is_control() {
-                shown.extend(character.escape_default())
-            } else {
-                shown.push(character)
-            }
+            if character.is_control() { shown.extend(character.escape_default()) } else { shown.push(character) }
         }
         if cut {
             shown.push_str(" ...");
@@ -176,20 +140,10 @@ impl<'t> Document<'t> {
     }
 
     /// The string in `value`, or a note of what was found instead.
-    pub(crate) fn text<'v>(
-        &mut self,
-        key: &str,
-        value: &'v Spanned<DeValue<'_>>,
-        example: &str,
-    ) -> Option<&'v str> {
+    pub(crate) fn text<'v>(&mut self, key: &str, value: &'v Spanned<DeValue<'_>>, example: &str) -> Option<&'v str> {
         let text = value.get_ref().as_str();
         if text.is_none() {
-            self.wrong_type(
-                key,
-                value,
-                "a string",
-                &format!("put it in quotes, as in {example}"),
-            );
+            self.wrong_type(key, value, "a string", &format!("put it in quotes, as in {example}"));
         }
         text
     }
@@ -202,25 +156,14 @@ impl<'t> Document<'t> {
         example: &str,
     ) -> Option<&'v [Spanned<DeValue<'i>>]> {
         let DeValue::Array(items) = value.get_ref() else {
-            self.wrong_type(
-                key,
-                value,
-                "a list",
-                &format!("put it in brackets, as in {example}"),
-            );
+            self.wrong_type(key, value, "a list", &format!("put it in brackets, as in {example}"));
             return None;
         };
         Some(items)
     }
 
     /// Notes that a value has the wrong type.
-    pub(crate) fn wrong_type(
-        &mut self,
-        key: &str,
-        value: &Spanned<DeValue<'_>>,
-        wanted: &str,
-        remedy: &str,
-    ) {
+    pub(crate) fn wrong_type(&mut self, key: &str, value: &Spanned<DeValue<'_>>, wanted: &str, remedy: &str) {
         let found = match value.get_ref() {
             DeValue::String(_) => "a string",
             DeValue::Integer(_) => "a whole number",
@@ -230,12 +173,7 @@ impl<'t> Document<'t> {
             DeValue::Array(_) => "a list",
             DeValue::Table(_) => "a table",
         };
-        self.wrong(
-            key,
-            value.span(),
-            format!("{wanted} is wanted here, this is {found}"),
-            remedy,
-        );
+        self.wrong(key, value.span(), format!("{wanted} is wanted here, this is {found}"), remedy);
     }
 
     /// Notes each key of `table` that is not among `known`, with the likeliest intention.
@@ -253,11 +191,7 @@ impl<'t> Document<'t> {
             if known.contains(&name_text) {
                 continue;
             }
-            let full = if path.is_empty() {
-                name_text.to_owned()
-            } else {
-                format!("{path}.{name_text}")
-            };
+            let full = if path.is_empty() { name_text.to_owned() } else { format!("{path}.{name_text}") };
             let remedy = if let Some(near) = nearest(name_text, known) {
                 format!("did you mean `{near}`?")
             } else if let Some(place) = elsewhere(name_text) {
@@ -265,11 +199,7 @@ impl<'t> Document<'t> {
             } else {
                 format!("remove it; known here: {}", known.join(", "))
             };
-            let what = if matches!(value.get_ref(), DeValue::Table(_)) {
-                "no such table"
-            } else {
-                "no such key"
-            };
+            let what = if matches!(value.get_ref(), DeValue::Table(_)) { "no such table" } else { "no such key" };
             self.missing(full, Some(name.span()), what, remedy);
         }
     }
@@ -291,12 +221,7 @@ pub(crate) fn nearest<'k>(typed: &str, known: &[&'k str]) -> Option<&'k str> {
     let typed = typed.to_ascii_lowercase().replace('-', "_");
     known
         .iter()
-        .map(|word| {
-            (
-                distance(&typed, &word.to_ascii_lowercase().replace('-', "_")),
-                *word,
-            )
-        })
+        .map(|word| (distance(&typed, &word.to_ascii_lowercase().replace('-', "_")), *word))
         .filter(|(distance, word)| *distance <= 1 + word.len() / 4)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, word)| word)
@@ -311,9 +236,7 @@ fn distance(a: &str, b: &str) -> usize {
         let mut left = i + 1;
         for (cell, y) in row.iter_mut().skip(1).zip(&b) {
             let above = *cell;
-            let here = (diagonal + usize::from(x != *y))
-                .min(above + 1)
-                .min(left + 1);
+            let here = (diagonal + usize::from(x != *y)).min(above + 1).min(left + 1);
             diagonal = above;
             left = here;
             *cell = here;
@@ -331,14 +254,8 @@ mod tests {
 
     #[test]
     fn the_nearest_word_is_found_and_far_ones_are_not() {
-        assert_eq!(
-            nearest("adress", &["server_name", "address"]),
-            Some("address")
-        );
-        assert_eq!(
-            nearest("client-ca", &["client_ca", "key"]),
-            Some("client_ca")
-        );
+        assert_eq!(nearest("adress", &["server_name", "address"]), Some("address"));
+        assert_eq!(nearest("client-ca", &["client_ca", "key"]), Some("client_ca"));
         assert_eq!(nearest("banana", &["client_ca", "key"]), None);
         assert_eq!(distance("kitten", "sitting"), 3);
         assert_eq!(distance("", "abc"), 3);
@@ -348,20 +265,14 @@ mod tests {
     fn lines_are_counted_from_one() {
         let text = "a = 1\nb = 2\n\nc = 3\n";
         let (document, table) = Document::parse(Path::new("f"), text).unwrap();
-        let lines: Vec<usize> = table
-            .get_ref()
-            .values()
-            .map(|value| document.line(value.span().start))
-            .collect();
+        let lines: Vec<usize> = table.get_ref().values().map(|value| document.line(value.span().start)).collect();
         assert_eq!(lines, [1, 2, 4]);
     }
 
     #[test]
     fn every_syntax_error_is_reported_and_none_shows_the_line_it_is_in() {
         let text = "a = \nsecret = hunter2\nb = [1\n";
-        let Err(mistakes) = Document::parse(Path::new("f"), text) else {
-            panic!("invalid TOML was accepted")
-        };
+        let Err(mistakes) = Document::parse(Path::new("f"), text) else { panic!("invalid TOML was accepted") };
         assert!(mistakes.len() >= 2, "{mistakes}");
         assert!(!mistakes.to_string().contains("hunter2"), "{mistakes}");
     }
@@ -374,33 +285,15 @@ mod tests {
         document.wrong("a", value.span(), "p", "r");
         let shown = document.into_mistakes().to_string();
         assert!(shown.len() < 160, "{shown}");
-        assert!(
-            shown.bytes().all(|byte| byte >= b' ' || byte == b'\n'),
-            "{shown:?}"
-        );
+        assert!(shown.bytes().all(|byte| byte >= b' ' || byte == b'\n'), "{shown:?}");
     }
 
     #[test]
     fn a_folder_a_missing_file_and_a_huge_file_are_told_apart() {
         let folder = std::env::temp_dir();
-        assert!(
-            read_text(&folder, 10, "--config")
-                .unwrap_err()
-                .to_string()
-                .contains("is a folder")
-        );
+        assert!(read_text(&folder, 10, "--config").unwrap_err().to_string().contains("is a folder"));
         let absent = folder.join("no-such-file-here.toml");
-        assert!(
-            read_text(&absent, 10, "--config")
-                .unwrap_err()
-                .to_string()
-                .contains("cannot be read")
-        );
-        assert!(
-            read_text(Path::new("/proc/self/environ"), 0, "--config")
-                .unwrap_err()
-                .to_string()
-                .contains("larger")
-        );
+        assert!(read_text(&absent, 10, "--config").unwrap_err().to_string().contains("cannot be read"));
+        assert!(read_text(Path::new("/proc/self/environ"), 0, "--config").unwrap_err().to_string().contains("larger"));
     }
 }

@@ -15,12 +15,7 @@ pub(super) trait Form: Sync {
     /// What it becomes.
     type Value;
     /// Reads it, or notes what is wrong.
-    fn read(
-        &self,
-        key: &str,
-        value: &Spanned<DeValue<'_>>,
-        document: &mut Document<'_>,
-    ) -> Option<Self::Value>;
+    fn read(&self, key: &str, value: &Spanned<DeValue<'_>>, document: &mut Document<'_>) -> Option<Self::Value>;
     /// For the reference.
     fn describe(&self) -> String;
 }
@@ -32,10 +27,7 @@ pub(super) struct Wrong {
 }
 
 fn wrong<T>(problem: impl Into<String>, remedy: impl Into<String>) -> Result<T, Wrong> {
-    Err(Wrong {
-        problem: problem.into(),
-        remedy: remedy.into(),
-    })
+    Err(Wrong { problem: problem.into(), remedy: remedy.into() })
 }
 
 /// A string with a meaning.
@@ -48,12 +40,7 @@ pub(super) struct Text<T: 'static> {
 impl<T> Form for Text<T> {
     type Value = T;
 
-    fn read(
-        &self,
-        key: &str,
-        value: &Spanned<DeValue<'_>>,
-        document: &mut Document<'_>,
-    ) -> Option<T> {
+    fn read(&self, key: &str, value: &Spanned<DeValue<'_>>, document: &mut Document<'_>) -> Option<T> {
         let text = document.text(key, value, self.example)?;
         match (self.parse)(text) {
             Ok(parsed) => Some(parsed),
@@ -85,12 +72,7 @@ where
 {
     type Value = Vec<F::Value>;
 
-    fn read(
-        &self,
-        key: &str,
-        value: &Spanned<DeValue<'_>>,
-        document: &mut Document<'_>,
-    ) -> Option<Self::Value> {
+    fn read(&self, key: &str, value: &Spanned<DeValue<'_>>, document: &mut Document<'_>) -> Option<Self::Value> {
         let items = document.list(key, value, self.example)?;
         if items.is_empty() && !self.may_be_empty {
             document.wrong(
@@ -102,12 +84,7 @@ where
             return None;
         }
         if items.len() > LIST_LIMIT {
-            document.wrong(
-                key,
-                value.span(),
-                format!("more than {LIST_LIMIT} entries"),
-                "shorten the list",
-            );
+            document.wrong(key, value.span(), format!("more than {LIST_LIMIT} entries"), "shorten the list");
             return None;
         }
         let mut read: Vec<F::Value> = Vec::new();
@@ -116,12 +93,7 @@ where
             let place = format!("{key}[{at}]");
             match self.item.read(&place, item, document) {
                 Some(value) if read.contains(&value) => {
-                    document.wrong(
-                        place,
-                        item.span(),
-                        "is in the list twice",
-                        "remove one of the two",
-                    );
+                    document.wrong(place, item.span(), "is in the list twice", "remove one of the two");
                     complete = false;
                 }
                 Some(value) => read.push(value),
@@ -142,18 +114,9 @@ pub(super) struct Words<T: 'static>(pub(super) &'static [(&'static str, T, &'sta
 impl<T: Copy + Sync> Form for Words<T> {
     type Value = T;
 
-    fn read(
-        &self,
-        key: &str,
-        value: &Spanned<DeValue<'_>>,
-        document: &mut Document<'_>,
-    ) -> Option<T> {
+    fn read(&self, key: &str, value: &Spanned<DeValue<'_>>, document: &mut Document<'_>) -> Option<T> {
         let words: Vec<&str> = self.0.iter().map(|(word, ..)| *word).collect();
-        let choice = words
-            .iter()
-            .map(|word| format!("\"{word}\""))
-            .collect::<Vec<_>>()
-            .join(", ");
+        let choice = words.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(", ");
         let typed = document.text(key, value, &choice)?;
         if let Some((_, meant, _)) = self.0.iter().find(|(word, ..)| *word == typed) {
             return Some(*meant);
@@ -167,11 +130,7 @@ impl<T: Copy + Sync> Form for Words<T> {
     }
 
     fn describe(&self) -> String {
-        let words: Vec<String> = self
-            .0
-            .iter()
-            .map(|(word, _, meaning)| format!("`\"{word}\"` ({meaning})"))
-            .collect();
+        let words: Vec<String> = self.0.iter().map(|(word, _, meaning)| format!("`\"{word}\"` ({meaning})")).collect();
         words.join(", ")
     }
 }
@@ -182,20 +141,10 @@ pub(super) struct Flag;
 impl Form for Flag {
     type Value = bool;
 
-    fn read(
-        &self,
-        key: &str,
-        value: &Spanned<DeValue<'_>>,
-        document: &mut Document<'_>,
-    ) -> Option<bool> {
+    fn read(&self, key: &str, value: &Spanned<DeValue<'_>>, document: &mut Document<'_>) -> Option<bool> {
         let flag = value.get_ref().as_bool();
         if flag.is_none() {
-            document.wrong_type(
-                key,
-                value,
-                "true or false",
-                "write true or false, without quotes",
-            );
+            document.wrong_type(key, value, "true or false", "write true or false, without quotes");
         }
         flag
     }
@@ -214,33 +163,17 @@ pub(super) struct Count {
 impl Form for Count {
     type Value = u64;
 
-    fn read(
-        &self,
-        key: &str,
-        value: &Spanned<DeValue<'_>>,
-        document: &mut Document<'_>,
-    ) -> Option<u64> {
+    fn read(&self, key: &str, value: &Spanned<DeValue<'_>>, document: &mut Document<'_>) -> Option<u64> {
         let Self { least, most } = *self;
         let remedy = format!("give a number from {least} to {most}");
         let DeValue::Integer(integer) = value.get_ref() else {
-            document.wrong_type(
-                key,
-                value,
-                "a whole number",
-                &format!("{remedy}, without quotes"),
-            );
+            document.wrong_type(key, value, "a whole number", &format!("{remedy}, without quotes"));
             return None;
         };
         let number = i128::from_str_radix(integer.as_str(), integer.radix()).ok();
-        let within = number
-            .and_then(|number| u64::try_from(number).ok())
-            .filter(|n| (least..=most).contains(n));
+        let within = number.and_then(|number| u64::try_from(number).ok()).filter(|n| (least..=most).contains(n));
         if within.is_none() {
-            let what = if number.is_none_or(|n| n > i128::from(most)) {
-                "too large"
-            } else {
-                "too small"
-            };
+            let what = if number.is_none_or(|n| n > i128::from(most)) { "too large" } else { "too small" };
             document.wrong(key, value.span(), what, remedy);
         }
         within
@@ -262,12 +195,7 @@ const TIME_UNITS: [(&str, u64); 4] = [("ms", 1), ("s", 1000), ("m", 60_000), ("h
 impl Form for Span {
     type Value = Duration;
 
-    fn read(
-        &self,
-        key: &str,
-        value: &Spanned<DeValue<'_>>,
-        document: &mut Document<'_>,
-    ) -> Option<Duration> {
+    fn read(&self, key: &str, value: &Spanned<DeValue<'_>>, document: &mut Document<'_>) -> Option<Duration> {
         let text = document.text(key, value, "\"10s\"")?;
         let Some(milliseconds) = with_unit(text, &TIME_UNITS) else {
             let remedy = "give a whole number and a unit (ms, s, m, h), as in \"10s\"";
@@ -288,11 +216,7 @@ impl Form for Span {
     }
 
     fn describe(&self) -> String {
-        format!(
-            "time from `\"{}\"` to `\"{}\"`",
-            shown_time(self.least),
-            shown_time(self.most)
-        )
+        format!("time from `\"{}\"` to `\"{}\"`", shown_time(self.least), shown_time(self.most))
     }
 }
 
@@ -309,22 +233,12 @@ pub(super) struct Size {
     pub(super) unlimited: bool,
 }
 
-const SIZE_UNITS: [(&str, u64); 4] = [
-    ("B", 1),
-    ("KiB", 1 << 10),
-    ("MiB", 1 << 20),
-    ("GiB", 1 << 30),
-];
+const SIZE_UNITS: [(&str, u64); 4] = [("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
 
 impl Form for Size {
     type Value = u64;
 
-    fn read(
-        &self,
-        key: &str,
-        value: &Spanned<DeValue<'_>>,
-        document: &mut Document<'_>,
-    ) -> Option<u64> {
+    fn read(&self, key: &str, value: &Spanned<DeValue<'_>>, document: &mut Document<'_>) -> Option<u64> {
         let text = document.text(key, value, "\"64KiB\"")?;
         if self.unlimited && text == "unlimited" {
             return Some(u64::MAX);
@@ -337,26 +251,14 @@ impl Form for Size {
         if (self.least..=self.most).contains(&bytes) {
             return Some(bytes);
         }
-        let what = if bytes < self.least {
-            "too small"
-        } else {
-            "too large"
-        };
+        let what = if bytes < self.least { "too small" } else { "too large" };
         document.wrong(key, value.span(), what, format!("give {}", self.describe()));
         None
     }
 
     fn describe(&self) -> String {
-        let or = if self.unlimited {
-            ", or `\"unlimited\"`"
-        } else {
-            ""
-        };
-        format!(
-            "size from `\"{}\"` to `\"{}\"`{or}",
-            shown(self.least, &SIZE_UNITS),
-            shown(self.most, &SIZE_UNITS)
-        )
+        let or = if self.unlimited { ", or `\"unlimited\"`" } else { "" };
+        format!("size from `\"{}\"` to `\"{}\"`{or}", shown(self.least, &SIZE_UNITS), shown(self.most, &SIZE_UNITS))
     }
 }
 
@@ -370,11 +272,8 @@ fn with_unit(text: &str, units: &[(&str, u64)]) -> Option<u64> {
 
 /// In the largest unit that leaves no rest.
 fn shown(amount: u64, units: &[(&str, u64)]) -> String {
-    let (name, factor) = units
-        .iter()
-        .rev()
-        .find(|(_, factor)| amount >= *factor && amount.is_multiple_of(*factor))
-        .unwrap_or(&("", 1));
+    let (name, factor) =
+        units.iter().rev().find(|(_, factor)| amount >= *factor && amount.is_multiple_of(*factor)).unwrap_or(&("", 1));
     format!("{}{name}", amount / factor)
 }
 
@@ -394,12 +293,7 @@ impl PartialEq for Chosen {
 impl Form for PresetName {
     type Value = Chosen;
 
-    fn read(
-        &self,
-        key: &str,
-        value: &Spanned<DeValue<'_>>,
-        document: &mut Document<'_>,
-    ) -> Option<Chosen> {
+    fn read(&self, key: &str, value: &Spanned<DeValue<'_>>, document: &mut Document<'_>) -> Option<Chosen> {
         let names: Vec<&str> = PRESETS.iter().map(|preset| preset.name).collect();
         let typed = document.text(key, value, "\"mydata\"")?;
         let found = PRESETS.iter().find(|preset| preset.name == typed);
@@ -414,10 +308,7 @@ impl Form for PresetName {
     }
 
     fn describe(&self) -> String {
-        let names: Vec<String> = PRESETS
-            .iter()
-            .map(|preset| format!("`\"{}\"`", preset.name))
-            .collect();
+        let names: Vec<String> = PRESETS.iter().map(|preset| format!("`\"{}\"`", preset.name)).collect();
         names.join(", ")
     }
 }
@@ -429,21 +320,9 @@ pub(super) struct Header;
 pub(super) const HEADER_KEYS: [&str; 3] = ["name", "value", "encoding"];
 
 const ENCODINGS: Words<Encoding> = Words(&[
-    (
-        "percent",
-        Encoding::Percent,
-        "what is not printable ASCII, and `%`, as `%XX` of its UTF-8; the default",
-    ),
-    (
-        "utf8",
-        Encoding::Utf8,
-        "as it is; a control character refuses the connection",
-    ),
-    (
-        "base64",
-        Encoding::Base64,
-        "the whole value, Base64 of its UTF-8",
-    ),
+    ("percent", Encoding::Percent, "what is not printable ASCII, and `%`, as `%XX` of its UTF-8; the default"),
+    ("utf8", Encoding::Utf8, "as it is; a control character refuses the connection"),
+    ("base64", Encoding::Base64, "the whole value, Base64 of its UTF-8"),
 ]);
 
 /// A template; no two are equal here, because equal *names* are looked for over presets and free fields together.
@@ -458,12 +337,7 @@ impl PartialEq for Template {
 impl Form for Header {
     type Value = Template;
 
-    fn read(
-        &self,
-        key: &str,
-        value: &Spanned<DeValue<'_>>,
-        document: &mut Document<'_>,
-    ) -> Option<Template> {
+    fn read(&self, key: &str, value: &Spanned<DeValue<'_>>, document: &mut Document<'_>) -> Option<Template> {
         const EXAMPLE: &str = "{ name = \"X-Client-DN\", value = \"${subject.dn}\" }";
         let DeValue::Table(table) = value.get_ref() else {
             document.wrong_type(key, value, "a table", &format!("write it as {EXAMPLE}"));
@@ -473,17 +347,10 @@ impl Form for Header {
         let mut text = |name: &str| {
             let place = format!("{key}.{name}");
             let Some(typed) = table.get(name) else {
-                document.missing(
-                    place,
-                    Some(value.span()),
-                    "is missing",
-                    format!("write it as in {EXAMPLE}"),
-                );
+                document.missing(place, Some(value.span()), "is missing", format!("write it as in {EXAMPLE}"));
                 return None;
             };
-            document
-                .text(&place, typed, "\"X-Client-DN\"")
-                .map(|text| (text, typed))
+            document.text(&place, typed, "\"X-Client-DN\"").map(|text| (text, typed))
         };
         let (name, text) = (text("name"), text("value"));
         let encoding = match table.get("encoding") {
@@ -498,22 +365,14 @@ impl Form for Header {
                     crate::identity::TemplateError::Name(_) => ("name", name_typed),
                     _ => ("value", text_typed),
                 };
-                document.wrong(
-                    format!("{key}.{part}"),
-                    typed.span(),
-                    error.to_string(),
-                    error.remedy(),
-                );
+                document.wrong(format!("{key}.{part}"), typed.span(), error.to_string(), error.remedy());
                 None
             }
         }
     }
 
     fn describe(&self) -> String {
-        format!(
-            "`{{ name, value, encoding }}`; encoding: {}",
-            ENCODINGS.describe()
-        )
+        format!("`{{ name, value, encoding }}`; encoding: {}", ENCODINGS.describe())
     }
 }
 
@@ -536,13 +395,9 @@ pub(super) const ADDRESS: Text<SocketAddr> = Text {
     parse: |text| {
         let form = "give an IP address and a port, as in \"10.0.0.5:8443\" or \"[fd00::5]:8443\"";
         match text.parse::<SocketAddr>() {
-            Ok(address) if address.port() == 0 => {
-                wrong("port 0 stands for no port", "give a port from 1 to 65535")
-            }
+            Ok(address) if address.port() == 0 => wrong("port 0 stands for no port", "give a port from 1 to 65535"),
             Ok(address) => Ok(address),
-            Err(_) if text.parse::<std::net::IpAddr>().is_ok() => {
-                wrong("the port is missing", form)
-            }
+            Err(_) if text.parse::<std::net::IpAddr>().is_ok() => wrong("the port is missing", form),
             Err(_) if text.chars().any(|c| c.is_ascii_alphabetic()) && !text.starts_with('[') => {
                 wrong("not an IP address and port; names are not looked up", form)
             }
@@ -569,24 +424,19 @@ pub(super) const PIN: Text<[u8; 32]> = Text {
     what: "SHA-256 of the origin's certificate",
     example: "\"sha256:9f86d0...\"",
     parse: |text| {
-        let remedy = "take it from: openssl x509 -in origin.pem -noout -fingerprint -sha256, and write \"sha256:<hex>\"";
+        let remedy =
+            "take it from: openssl x509 -in origin.pem -noout -fingerprint -sha256, and write \"sha256:<hex>\"";
         let Some(hex) = text.strip_prefix("sha256:") else {
             return wrong("a pin begins with sha256:", remedy);
         };
         let digits: Vec<char> = hex.chars().filter(|character| *character != ':').collect();
         if digits.len() != 64 {
-            return wrong(
-                format!("{} hexadecimal digits instead of 64", digits.len()),
-                remedy,
-            );
+            return wrong(format!("{} hexadecimal digits instead of 64", digits.len()), remedy);
         }
         let mut pin = [0; 32];
         for (byte, pair) in pin.iter_mut().zip(digits.chunks_exact(2)) {
             for digit in pair {
-                let Some(value) = digit
-                    .to_digit(16)
-                    .and_then(|value| u8::try_from(value).ok())
-                else {
+                let Some(value) = digit.to_digit(16).and_then(|value| u8::try_from(value).ok()) else {
                     return wrong(format!("{digit:?} is not a hexadecimal digit"), remedy);
                 };
                 *byte = (*byte << 4) | value;
@@ -605,16 +455,11 @@ pub(super) const INTERFACE: Text<String> = Text {
         let valid = !text.is_empty()
             && text.len() <= 15
             && !matches!(text, "." | "..")
-            && !text
-                .bytes()
-                .any(|byte| byte.is_ascii_whitespace() || matches!(byte, b'/' | b':' | 0));
+            && !text.bytes().any(|byte| byte.is_ascii_whitespace() || matches!(byte, b'/' | b':' | 0));
         if valid {
             Ok(text.to_owned())
         } else {
-            wrong(
-                "cannot be an interface's name",
-                "see the names with: ip -br link",
-            )
+            wrong("cannot be an interface's name", "see the names with: ip -br link")
         }
     },
 };
@@ -625,10 +470,9 @@ pub(super) const REMOVED_NAME: Text<String> = Text {
     example: "\"X-Legacy-User\"",
     parse: |text| match check_removed_name(text) {
         Ok(()) => Ok(text.to_owned()),
-        Err(crate::identity::FieldNameError::Message) => wrong(
-            crate::identity::FieldNameError::Message.to_string(),
-            "take it out of the list",
-        ),
+        Err(crate::identity::FieldNameError::Message) => {
+            wrong(crate::identity::FieldNameError::Message.to_string(), "take it out of the list")
+        }
         Err(error) => wrong(error.to_string(), error.remedy()),
     },
 };
@@ -638,43 +482,26 @@ pub(super) const PIN_DIR: Text<String> = Text {
     what: "folder under `/sys/fs/bpf`",
     example: "\"/sys/fs/bpf/mtls-appliance\"",
     parse: |text| {
-        let inside =
-            text.starts_with('/') && text.len() > 1 && !text.split('/').any(|part| part == "..");
+        let inside = text.starts_with('/') && text.len() > 1 && !text.split('/').any(|part| part == "..");
         if inside && !text.contains('\0') {
             Ok(text.to_owned())
         } else {
-            wrong(
-                "not an absolute path",
-                "give a folder on a BPF file system, as in \"/sys/fs/bpf/mtls-appliance\"",
-            )
+            wrong("not an absolute path", "give a folder on a BPF file system, as in \"/sys/fs/bpf/mtls-appliance\"")
         }
     },
 };
 
 /// A TCP port.
-pub(super) const PORT: Count = Count {
-    least: 1,
-    most: 65_535,
-};
+pub(super) const PORT: Count = Count { least: 1, most: 65_535 };
 
 /// TLS versions.
-pub(super) const VERSIONS: Words<TlsVersion> = Words(&[
-    ("1.3", TlsVersion::V1_3, "RFC 8446"),
-    ("1.2", TlsVersion::V1_2, "RFC 5246, and 1.3"),
-]);
+pub(super) const VERSIONS: Words<TlsVersion> =
+    Words(&[("1.3", TlsVersion::V1_3, "RFC 8446"), ("1.2", TlsVersion::V1_2, "RFC 5246, and 1.3")]);
 
 /// `tls.client_eku`.
 pub(super) const EKU: Words<ClientEku> = Words(&[
-    (
-        "client-auth",
-        ClientEku::ClientAuth,
-        "clientAuth, or no such extension",
-    ),
-    (
-        "server-auth-too",
-        ClientEku::ServerAuthToo,
-        "certificates for serverAuth alone as well",
-    ),
+    ("client-auth", ClientEku::ClientAuth, "clientAuth, or no such extension"),
+    ("server-auth-too", ClientEku::ServerAuthToo, "certificates for serverAuth alone as well"),
 ]);
 
 /// `origin.verify`.
@@ -689,11 +516,7 @@ pub(super) enum VerifyWord {
 pub(super) const VERIFY: Words<VerifyWord> = Words(&[
     ("ca", VerifyWord::Ca, "by `ca` and `server_name`"),
     ("pin", VerifyWord::Pin, "by `pins` alone"),
-    (
-        "none",
-        VerifyWord::None,
-        "not at all; warned about at every start",
-    ),
+    ("none", VerifyWord::None, "not at all; warned about at every start"),
 ]);
 
 /// `offload.mode`.
@@ -719,18 +542,9 @@ mod tests {
         assert_eq!(with_unit("500ms", &TIME_UNITS), Some(500));
         assert_eq!(with_unit("2m", &TIME_UNITS), Some(120_000));
         assert_eq!(with_unit("64KiB", &SIZE_UNITS), Some(65_536));
-        for text in [
-            "",
-            "10",
-            "s",
-            "1.5s",
-            "-1s",
-            "10 s",
-            "10S",
-            "1e3s",
-            "99999999999999999999s",
-            "18446744073709551615h",
-        ] {
+        for text in
+            ["", "10", "s", "1.5s", "-1s", "10 s", "10S", "1e3s", "99999999999999999999s", "18446744073709551615h"]
+        {
             assert_eq!(with_unit(text, &TIME_UNITS), None, "{text}");
         }
         for text in ["64kb", "64KB", "64Ki", "18446744073709551615GiB"] {

@@ -5,9 +5,8 @@
 use std::time::Duration;
 
 use super::form::{
-    ADDRESS, Count, EKU, Flag, Form, GUARD, Header, INTERFACE, List, OFFLOAD, PATH, PIN, PIN_DIR,
-    PORT, PresetName, REMOVED_NAME, SERVER_NAME, Size, Span, Text, VERIFY, VERSIONS, VerifyWord,
-    Words,
+    ADDRESS, Count, EKU, Flag, Form, GUARD, Header, INTERFACE, List, OFFLOAD, PATH, PIN, PIN_DIR, PORT, PresetName,
+    REMOVED_NAME, SERVER_NAME, Size, Span, Text, VERIFY, VERSIONS, VerifyWord, Words,
 };
 use super::{ClientEku, GuardMode, OffloadMode, TlsVersion};
 
@@ -101,19 +100,12 @@ macro_rules! keys {
 }
 
 const fn paths() -> List<Text<String>> {
-    List {
-        item: PATH,
-        may_be_empty: false,
-        example: "[\"tls/ca.pem\"]",
-    }
+    List { item: PATH, may_be_empty: false, example: "[\"tls/ca.pem\"]" }
 }
 
 /// From 100 ms to the given number of seconds.
 const fn up_to(seconds: u64) -> Span {
-    Span {
-        least: Duration::from_millis(100),
-        most: Duration::from_secs(seconds),
-    }
+    Span { least: Duration::from_millis(100), most: Duration::from_secs(seconds) }
 }
 
 use Absent::{Default, Otherwise, Required};

@@ -51,11 +51,7 @@ pub struct Mistakes {
 
 impl Mistakes {
     /// A report of a single mistake about a whole file.
-    pub(crate) fn about_file(
-        file: &Path,
-        problem: impl Into<String>,
-        remedy: impl Into<String>,
-    ) -> Self {
+    pub(crate) fn about_file(file: &Path, problem: impl Into<String>, remedy: impl Into<String>) -> Self {
         let mut mistakes = Self::default();
         mistakes.push(Mistake {
             file: file.to_owned(),
@@ -74,6 +70,14 @@ impl Mistakes {
             self.kept.push(mistake);
         } else {
             self.more += 1;
+        }
+    }
+
+    /// Adds those of another report.
+    pub(crate) fn append(&mut self, other: Self) {
+        self.more += other.more;
+        for mistake in other.kept {
+            self.push(mistake);
         }
     }
 
@@ -104,10 +108,7 @@ impl Mistakes {
             }
         }
         self.kept.sort_by_key(|mistake| {
-            (
-                files.iter().position(|file| *file == mistake.file),
-                mistake.line.unwrap_or(usize::MAX),
-            )
+            (files.iter().position(|file| *file == mistake.file), mistake.line.unwrap_or(usize::MAX))
         });
     }
 }
@@ -120,11 +121,7 @@ impl fmt::Display for Mistakes {
                 if file.is_some() {
                     f.write_str("\n")?;
                 }
-                let count = self
-                    .kept
-                    .iter()
-                    .filter(|other| other.file == mistake.file)
-                    .count();
+                let count = self.kept.iter().filter(|other| other.file == mistake.file).count();
                 let noun = if count == 1 { "mistake" } else { "mistakes" };
                 write!(f, "{}: {count} {noun}", mistake.file.display())?;
                 file = Some(&mistake.file);

@@ -10,9 +10,7 @@ use toml::de::{DeTable, DeValue};
 use super::document::Document;
 use super::form::{Form, VerifyWord};
 use super::keys::{self, Absent, Key};
-use super::{
-    Config, Guard, Identity, Limits, Listener, Mistakes, Origin, OriginVerify, ServerTls, Timeouts,
-};
+use super::{Config, Guard, Identity, Limits, Listener, Mistakes, Origin, OriginVerify, ServerTls, Timeouts};
 use crate::identity::{HeaderTemplate, same_field};
 
 /// Longest path of a Unix socket: `sun_path` holds 108 bytes with the closing NUL (unix(7)).
@@ -21,19 +19,11 @@ const SOCKET_PATH_LIMIT: usize = 107;
 /// Reads a configuration's text; `path` is where it came from.
 pub(super) fn parse(path: &Path, text: &str) -> Result<Config, Mistakes> {
     let path = std::path::absolute(path).map_err(|error| {
-        Mistakes::about_file(
-            path,
-            format!("has no absolute path: {error}"),
-            "give an absolute path",
-        )
+        Mistakes::about_file(path, format!("has no absolute path: {error}"), "give an absolute path")
     })?;
     let folder = path.parent().map(Path::to_owned).unwrap_or_default();
     let (document, root) = Document::parse(&path, text)?;
-    let mut reader = Reader {
-        document,
-        root: root.get_ref(),
-        folder,
-    };
+    let mut reader = Reader { document, root: root.get_ref(), folder };
     reader.check_names();
     let config = reader.config(&path);
     let clean = reader.document.is_clean();
@@ -43,11 +33,7 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Config, Mistakes> {
             let mistakes = reader.document.into_mistakes();
             Err(if mistakes.is_empty() {
                 // A value was refused without a word: not the operator's mistake, but starting would be worse.
-                Mistakes::about_file(
-                    &path,
-                    "could not be read, by a fault of the appliance",
-                    "report this file",
-                )
+                Mistakes::about_file(&path, "could not be read, by a fault of the appliance", "report this file")
             } else {
                 mistakes
             })
@@ -66,33 +52,22 @@ impl<'t> Reader<'t> {
     fn check_names(&mut self) {
         let tables: Vec<&str> = keys::TABLES.iter().map(|(name, _)| *name).collect();
         let full_name = |name: &str| {
-            keys::ALL
-                .iter()
-                .find(|key| key.name() == name)
-                .map(|key| format!("{}.{}", key.table(), key.name()))
+            keys::ALL.iter().find(|key| key.name() == name).map(|key| format!("{}.{}", key.table(), key.name()))
         };
-        self.document
-            .unknown_keys("", self.root, &tables, full_name);
+        self.document.unknown_keys("", self.root, &tables, full_name);
         for table in tables {
             let Some(value) = self.root.get(table) else {
                 continue;
             };
             match value.get_ref() {
                 DeValue::Table(content) => {
-                    let known: Vec<&str> = keys::ALL
-                        .iter()
-                        .filter(|key| key.table() == table)
-                        .map(|key| key.name())
-                        .collect();
-                    self.document
-                        .unknown_keys(table, content, &known, full_name);
+                    let known: Vec<&str> =
+                        keys::ALL.iter().filter(|key| key.table() == table).map(|key| key.name()).collect();
+                    self.document.unknown_keys(table, content, &known, full_name);
                 }
-                _ => self.document.wrong_type(
-                    table,
-                    value,
-                    "a table",
-                    &format!("write [{table}] and the keys below it"),
-                ),
+                _ => {
+                    self.document.wrong_type(table, value, "a table", &format!("write [{table}] and the keys below it"))
+                }
             }
         }
     }
@@ -100,51 +75,32 @@ impl<'t> Reader<'t> {
     /// A table's content, and where it begins.
     fn table(&self, name: &str) -> Option<(&'t DeTable<'t>, Range<usize>)> {
         let value = self.root.get(name)?;
-        value
-            .get_ref()
-            .as_table()
-            .map(|table| (table, value.span()))
+        value.get_ref().as_table().map(|table| (table, value.span()))
     }
 
     /// What was typed for a key.
     fn typed<F>(&self, key: &Key<F>) -> Option<&'t Spanned<DeValue<'t>>> {
-        self.table(key.table)
-            .and_then(|(table, _)| table.get(key.name))
+        self.table(key.table).and_then(|(table, _)| table.get(key.name))
     }
 
     /// A key's value; its default where it is absent and has one. The outer `None` means that a mistake was noted.
     #[expect(clippy::option_option, reason = "absent and wrong are two things")]
     fn optional<F: Form>(&mut self, key: &Key<F>) -> Option<Option<F::Value>> {
         if let Some(value) = self.typed(key) {
-            return key
-                .form
-                .read(&key.path(), value, &mut self.document)
-                .map(Some);
+            return key.form.read(&key.path(), value, &mut self.document).map(Some);
         }
         match key.absent {
             Absent::Otherwise(_) => Some(None),
             Absent::Default(text) => {
                 let value = DeValue::parse(text).ok()?;
-                key.form
-                    .read(&key.path(), &value, &mut self.document)
-                    .map(Some)
+                key.form.read(&key.path(), &value, &mut self.document).map(Some)
             }
             Absent::Required => {
                 // A value in place of the table was reported already.
-                if self
-                    .root
-                    .get(key.table)
-                    .is_none_or(|value| value.get_ref().is_table())
-                {
+                if self.root.get(key.table).is_none_or(|value| value.get_ref().is_table()) {
                     let near = self.table(key.table).map(|(_, span)| span);
-                    let remedy = format!(
-                        "add {} to [{}]: {}",
-                        key.name,
-                        key.table,
-                        key.form.describe()
-                    );
-                    self.document
-                        .missing(key.path(), near, "is missing", remedy);
+                    let remedy = format!("add {} to [{}]: {}", key.name, key.table, key.form.describe());
+                    self.document.missing(key.path(), near, "is missing", remedy);
                 }
                 None
             }
@@ -157,8 +113,7 @@ impl<'t> Reader<'t> {
     }
 
     fn number(&mut self, key: &Key<impl Form<Value = u64>>) -> Option<usize> {
-        self.value(key)
-            .and_then(|number| usize::try_from(number).ok())
+        self.value(key).and_then(|number| usize::try_from(number).ok())
     }
 
     fn path(&mut self, key: &Key<impl Form<Value = String>>) -> Option<PathBuf> {
@@ -166,23 +121,13 @@ impl<'t> Reader<'t> {
     }
 
     fn paths(&self, paths: Vec<String>) -> Vec<PathBuf> {
-        paths
-            .into_iter()
-            .map(|path| self.folder.join(path))
-            .collect()
+        paths.into_iter().map(|path| self.folder.join(path)).collect()
     }
 
     /// Notes that a typed value does not fit the others.
-    fn contradiction<F>(
-        &mut self,
-        key: &Key<F>,
-        problem: impl Into<String>,
-        remedy: impl Into<String>,
-    ) {
+    fn contradiction<F>(&mut self, key: &Key<F>, problem: impl Into<String>, remedy: impl Into<String>) {
         match self.typed(key) {
-            Some(value) => self
-                .document
-                .wrong(key.path(), value.span(), problem, remedy),
+            Some(value) => self.document.wrong(key.path(), value.span(), problem, remedy),
             None => {
                 let near = self.table(key.table).map(|(_, span)| span);
                 self.document.missing(key.path(), near, problem, remedy);
@@ -193,10 +138,7 @@ impl<'t> Reader<'t> {
     /// Everything; `None` when a mistake was noted. All parts are read before the first `?`.
     fn config(&mut self, path: &Path) -> Option<Config> {
         let listener = self.listener();
-        let addresses = listener
-            .as_ref()
-            .map(|listener| listener.addresses.clone())
-            .unwrap_or_default();
+        let addresses = listener.as_ref().map(|listener| listener.addresses.clone()).unwrap_or_default();
         let tls = self.tls();
         let origin = self.origin(&addresses);
         let identity = self.identity();
@@ -228,10 +170,7 @@ impl<'t> Reader<'t> {
         let workers = self.optional(&keys::LISTENER_WORKERS);
         let cpus = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let workers = workers?.map_or_else(|| Some(cpus()), |number| usize::try_from(number).ok());
-        Some(Listener {
-            addresses: addresses?,
-            workers: workers?,
-        })
+        Some(Listener { addresses: addresses?, workers: workers? })
     }
 
     fn tls(&mut self) -> Option<ServerTls> {
@@ -253,13 +192,8 @@ impl<'t> Reader<'t> {
         let address = self.value(&keys::ORIGIN_ADDRESS);
         if let Some(address) = address {
             if listening.contains(&address) {
-                let remedy =
-                    "give the API server's address here, the appliance's in listener.addresses";
-                self.contradiction(
-                    &keys::ORIGIN_ADDRESS,
-                    "the appliance itself listens there",
-                    remedy,
-                );
+                let remedy = "give the API server's address here, the appliance's in listener.addresses";
+                self.contradiction(&keys::ORIGIN_ADDRESS, "the appliance itself listens there", remedy);
             } else if address.ip().is_unspecified() || address.ip().is_multicast() {
                 let remedy = "give the API server's address";
                 self.contradiction(&keys::ORIGIN_ADDRESS, "nobody can be reached there", remedy);
@@ -289,40 +223,24 @@ impl<'t> Reader<'t> {
         let word = word?;
         if word != VerifyWord::Ca && matches!(ca, Some(Some(_))) {
             let remedy = "remove it, or set origin.verify = \"ca\"";
-            self.contradiction(
-                &keys::ORIGIN_CA,
-                "is of no use with this origin.verify",
-                remedy,
-            );
+            self.contradiction(&keys::ORIGIN_CA, "is of no use with this origin.verify", remedy);
         }
         if word != VerifyWord::Pin && matches!(pins, Some(Some(_))) {
             let remedy = "remove it, or set origin.verify = \"pin\"";
-            self.contradiction(
-                &keys::ORIGIN_PINS,
-                "is of no use with this origin.verify",
-                remedy,
-            );
+            self.contradiction(&keys::ORIGIN_PINS, "is of no use with this origin.verify", remedy);
         }
         match (word, ca?, pins?) {
             (VerifyWord::Ca, Some(ca), _) => Some(OriginVerify::Ca(self.paths(ca))),
             (VerifyWord::Ca, None, _) => {
                 let remedy = "give the CAs that issue the API server's certificate, or set origin.verify = \"pin\" \
                               and origin.pins";
-                self.contradiction(
-                    &keys::ORIGIN_CA,
-                    "is missing: origin.verify is \"ca\"",
-                    remedy,
-                );
+                self.contradiction(&keys::ORIGIN_CA, "is missing: origin.verify is \"ca\"", remedy);
                 None
             }
             (VerifyWord::Pin, _, Some(pins)) => Some(OriginVerify::Pin(pins)),
             (VerifyWord::Pin, _, None) => {
                 let remedy = "add the SHA-256 of the API server's certificate, as in pins = [\"sha256:<hex>\"]";
-                self.contradiction(
-                    &keys::ORIGIN_PINS,
-                    "is missing: origin.verify is \"pin\"",
-                    remedy,
-                );
+                self.contradiction(&keys::ORIGIN_PINS, "is missing: origin.verify is \"pin\"", remedy);
                 None
             }
             (VerifyWord::None, ..) => Some(OriginVerify::None),
@@ -342,56 +260,29 @@ impl<'t> Reader<'t> {
         }
         if headers.is_empty() && free.is_empty() {
             let remedy = "name a preset, as in presets = [\"mydata\"], or give identity.headers";
-            self.contradiction(
-                &keys::IDENTITY_PRESETS,
-                "the origin would not learn who calls",
-                remedy,
-            );
+            self.contradiction(&keys::IDENTITY_PRESETS, "the origin would not learn who calls", remedy);
         }
-        let typed = self
-            .typed(&keys::IDENTITY_HEADERS)
-            .and_then(|value| value.get_ref().as_array());
+        let typed = self.typed(&keys::IDENTITY_HEADERS).and_then(|value| value.get_ref().as_array());
         for (at, template) in free.into_iter().enumerate() {
             let template = template.0;
-            let taken = headers
-                .iter()
-                .find(|other| same_field(&other.name, &template.name))
-                .map(|other| &*other.name);
-            let taken = taken.or(
-                (forwarded_for && same_field(&template.name, "X-Forwarded-For"))
-                    .then_some("X-Forwarded-For, by identity.forwarded_for"),
-            );
+            let taken = headers.iter().find(|other| same_field(&other.name, &template.name)).map(|other| &*other.name);
+            let taken = taken.or((forwarded_for && same_field(&template.name, "X-Forwarded-For"))
+                .then_some("X-Forwarded-For, by identity.forwarded_for"));
             if let Some(taken) = taken {
-                let problem = format!(
-                    "this field is injected already (as {taken}); spelling makes no difference"
-                );
-                let span = typed
-                    .and_then(|items| items.get(at))
-                    .map(Spanned::span)
-                    .unwrap_or_default();
+                let problem = format!("this field is injected already (as {taken}); spelling makes no difference");
+                let span = typed.and_then(|items| items.get(at)).map(Spanned::span).unwrap_or_default();
                 let key = format!("{}[{at}].name", keys::IDENTITY_HEADERS.path());
-                self.document.wrong(
-                    key,
-                    span,
-                    problem,
-                    "give it another name, or remove one of the two",
-                );
+                self.document.wrong(key, span, problem, "give it another name, or remove one of the two");
             }
             headers.push(template);
         }
-        Some(Identity {
-            headers,
-            remove: remove?,
-            forwarded_for,
-        })
+        Some(Identity { headers, remove: remove?, forwarded_for })
     }
 
     /// The inner `None`: no such table.
     #[expect(clippy::option_option, reason = "absent and wrong are two things")]
     fn guard(&mut self, listening: &[SocketAddr]) -> Option<Option<Guard>> {
-        self.root
-            .get("guard")
-            .map_or(Some(None), |_| self.guard_table(listening).map(Some))
+        self.root.get("guard").map_or(Some(None), |_| self.guard_table(listening).map(Some))
     }
 
     fn guard_table(&mut self, listening: &[SocketAddr]) -> Option<Guard> {
@@ -401,10 +292,7 @@ impl<'t> Reader<'t> {
         let pin_dir = self.value(&keys::GUARD_PIN_DIR);
         let log_per_second = self.value(&keys::GUARD_LOG_PER_SECOND);
         let ports = match ports? {
-            Some(ports) => ports
-                .into_iter()
-                .filter_map(|port| u16::try_from(port).ok())
-                .collect(),
+            Some(ports) => ports.into_iter().filter_map(|port| u16::try_from(port).ok()).collect(),
             None => {
                 let mut ports: Vec<u16> = listening.iter().map(SocketAddr::port).collect();
                 ports.sort_unstable();
@@ -424,10 +312,7 @@ impl<'t> Reader<'t> {
     fn control_socket(&mut self) -> Option<PathBuf> {
         let socket = self.path(&keys::CONTROL_SOCKET)?;
         if socket.as_os_str().len() > SOCKET_PATH_LIMIT {
-            let problem = format!(
-                "{} is longer than {SOCKET_PATH_LIMIT} bytes",
-                socket.display()
-            );
+            let problem = format!("{} is longer than {SOCKET_PATH_LIMIT} bytes", socket.display());
             self.contradiction(&keys::CONTROL_SOCKET, problem, "give a shorter path");
         }
         Some(socket)

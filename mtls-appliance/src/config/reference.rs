@@ -11,37 +11,26 @@ pub fn reference() -> String {
     let mut out = String::from("# Configuration\n");
     for (table, about) in keys::TABLES {
         // Writing to a String cannot fail.
-        let _ = write!(
-            out,
-            "\n## `[{table}]`\n\n{about}\n\n| key | value | default | meaning |\n|---|---|---|---|\n"
-        );
+        let _ = write!(out, "\n## `[{table}]`\n\n{about}\n\n| key | value | default | meaning |\n|---|---|---|---|\n");
         for key in keys::ALL.iter().filter(|key| key.table() == table) {
             let default = match key.absent() {
                 Absent::Required => "**needed**".to_owned(),
                 Absent::Default(value) => format!("`{value}`"),
                 Absent::Otherwise(what) => (*what).to_owned(),
             };
-            let _ = writeln!(
-                out,
-                "| `{}` | {} | {default} | {} |",
-                key.name(),
-                key.describe(),
-                key.meaning()
-            );
+            let _ = writeln!(out, "| `{}` | {} | {default} | {} |", key.name(), key.describe(), key.meaning());
         }
     }
     out.push_str("\n## Presets\n");
     for preset in PRESETS {
-        let _ = write!(
-            out,
-            "\n`{}`: {}.\n\n| field | value |\n|---|---|\n",
-            preset.name, preset.meaning
-        );
+        let _ = write!(out, "\n`{}`: {}.\n\n| field | value |\n|---|---|\n", preset.name, preset.meaning);
         for (name, value) in preset.fields {
             let _ = writeln!(out, "| `{name}` | `{value}` |");
         }
     }
-    out.push_str("\n## Variables\n\nWritten `${name}`; `$$` is a dollar sign.\n\n| variable | what it is |\n|---|---|\n");
+    out.push_str(
+        "\n## Variables\n\nWritten `${name}`; `$$` is a dollar sign.\n\n| variable | what it is |\n|---|---|\n",
+    );
     for variable in VARIABLES {
         let _ = writeln!(out, "| `{}` | {} |", variable.name, variable.meaning);
     }

@@ -12,14 +12,10 @@ pub const BLOCK_LIMIT: usize = 16 * 1024;
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum BlockError {
     /// Mostly whole certificates.
-    #[error(
-        "the identity fields take {0} bytes; at most {BLOCK_LIMIT} are sent. Tell fewer facts in [identity]"
-    )]
+    #[error("the identity fields take {0} bytes; at most {BLOCK_LIMIT} are sent. Tell fewer facts in [identity]")]
     TooLarge(usize),
     /// A fact with a control character, and an encoding that cannot express it.
-    #[error(
-        "field {0}: the value has a control character. Use encoding \"percent\" or \"base64\" for it"
-    )]
+    #[error("field {0}: the value has a control character. Use encoding \"percent\" or \"base64\" for it")]
     ControlCharacter(String),
 }
 
@@ -55,20 +51,11 @@ pub fn header_block(
         }
     };
     for template in templates {
-        let value = template
-            .render(facts)
-            .map_err(|_| BlockError::ControlCharacter(template.name.clone()))?;
+        let value = template.render(facts).map_err(|_| BlockError::ControlCharacter(template.name.clone()))?;
         field(&template.name, &value);
     }
     if forwarded_for {
-        field(
-            "X-Forwarded-For",
-            facts.connection.client().ip().to_string().as_bytes(),
-        );
+        field("X-Forwarded-For", facts.connection.client().ip().to_string().as_bytes());
     }
-    if block.len() > BLOCK_LIMIT {
-        Err(BlockError::TooLarge(block.len()))
-    } else {
-        Ok(block)
-    }
+    if block.len() > BLOCK_LIMIT { Err(BlockError::TooLarge(block.len())) } else { Ok(block) }
 }

@@ -93,9 +93,7 @@ impl IdentityError {
             }
             Self::Malformed(_) | Self::TrailingData(_) => "certificate_malformed",
             Self::BadString { .. } => "certificate_name_malformed",
-            Self::AmbiguousSerialNumber(_) | Self::SerialNumberNotText => {
-                "certificate_serial_number_ambiguous"
-            }
+            Self::AmbiguousSerialNumber(_) | Self::SerialNumberNotText => "certificate_serial_number_ambiguous",
         }
     }
 }
@@ -111,18 +109,15 @@ impl ClientIdentity {
         if chain.len() > CHAIN_LIMIT {
             return Err(IdentityError::ChainTooLong(chain.len()));
         }
-        if let Some(large) = chain
-            .iter()
-            .find(|certificate| certificate.len() > CERTIFICATE_LIMIT)
-        {
+        if let Some(large) = chain.iter().find(|certificate| certificate.len() > CERTIFICATE_LIMIT) {
             return Err(IdentityError::CertificateTooLarge(large.len()));
         }
         let bytes = chain.iter().map(|certificate| certificate.len()).sum();
         if bytes > CHAIN_BYTES_LIMIT {
             return Err(IdentityError::ChainTooLarge(bytes));
         }
-        let (rest, certificate) = X509Certificate::from_der(leaf)
-            .map_err(|error| IdentityError::Malformed(error.to_string()))?;
+        let (rest, certificate) =
+            X509Certificate::from_der(leaf).map_err(|error| IdentityError::Malformed(error.to_string()))?;
         if !rest.is_empty() {
             return Err(IdentityError::TrailingData(rest.len()));
         }
@@ -138,10 +133,7 @@ impl ClientIdentity {
             not_before: certificate.validity().not_before.timestamp(),
             not_after: certificate.validity().not_after.timestamp(),
             leaf: leaf.as_ref().into(),
-            intermediates: others
-                .iter()
-                .map(|certificate| certificate.as_ref().into())
-                .collect(),
+            intermediates: others.iter().map(|certificate| certificate.as_ref().into()).collect(),
         })
     }
 
@@ -164,11 +156,7 @@ impl ClientIdentity {
 }
 
 fn bad_string(field: &'static str) -> impl Fn(BadString) -> IdentityError {
-    move |BadString { attribute, kind }| IdentityError::BadString {
-        field,
-        attribute,
-        kind,
-    }
+    move |BadString { attribute, kind }| IdentityError::BadString { field, attribute, kind }
 }
 
 fn name(name: &X509Name<'_>, field: &'static str) -> Result<String, IdentityError> {
@@ -192,9 +180,7 @@ fn serial_number(subject: &X509Name<'_>) -> Result<Option<String>, IdentityError
         0 => {}
         more => return Err(IdentityError::AmbiguousSerialNumber(1 + more)),
     }
-    let text = dn::text(attribute)
-        .map_err(bad_string("subject"))?
-        .ok_or(IdentityError::SerialNumberNotText)?;
+    let text = dn::text(attribute).map_err(bad_string("subject"))?.ok_or(IdentityError::SerialNumberNotText)?;
     Ok(Some(text).filter(|text| !text.is_empty()))
 }
 
@@ -209,17 +195,9 @@ fn serial_hex(content: &[u8]) -> String {
             (*byte, carry) = (!*byte).overflowing_add(u8::from(carry));
         }
     }
-    let zeros = magnitude
-        .iter()
-        .take_while(|byte| **byte == 0)
-        .count()
-        .min(magnitude.len().saturating_sub(1));
+    let zeros = magnitude.iter().take_while(|byte| **byte == 0).count().min(magnitude.len().saturating_sub(1));
     let digits = hex(magnitude.get(zeros..).unwrap_or_default(), true);
-    if negative {
-        format!("-{digits}")
-    } else {
-        digits
-    }
+    if negative { format!("-{digits}") } else { digits }
 }
 
 /// Two digits a byte.
@@ -228,12 +206,6 @@ pub(super) fn hex(bytes: &[u8], upper: bool) -> String {
         .iter()
         .flat_map(|byte| [byte >> 4, byte & 15])
         .filter_map(|digit| char::from_digit(u32::from(digit), 16))
-        .map(|digit| {
-            if upper {
-                digit.to_ascii_uppercase()
-            } else {
-                digit
-            }
-        })
+        .map(|digit| if upper { digit.to_ascii_uppercase() } else { digit })
         .collect()
 }

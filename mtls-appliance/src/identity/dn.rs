@@ -16,7 +16,7 @@ pub(super) struct BadString {
 }
 
 /// Short names by dotted OID.
-const SHORT_NAMES: [(&str, &str); 37] = [
+pub(super) const SHORT_NAMES: [(&str, &str); 37] = [
     ("2.5.4.3", "CN"),
     ("2.5.4.4", "SN"),
     ("2.5.4.5", "serialNumber"),
@@ -75,25 +75,16 @@ pub(super) fn rfc2253(name: &X509Name<'_>) -> Result<String, BadString> {
     Ok(out)
 }
 
-fn write_attribute(
-    attribute: &AttributeTypeAndValue<'_>,
-    out: &mut String,
-) -> Result<(), BadString> {
+fn write_attribute(attribute: &AttributeTypeAndValue<'_>, out: &mut String) -> Result<(), BadString> {
     let oid = attribute.attr_type().to_id_string();
-    let short = SHORT_NAMES
-        .iter()
-        .find(|(known, _)| *known == oid)
-        .map(|(_, name)| *name);
+    let short = SHORT_NAMES.iter().find(|(known, _)| *known == oid).map(|(_, name)| *name);
     out.push_str(short.unwrap_or(&oid));
     out.push('=');
     match (short, text(attribute)?) {
         (Some(_), Some(text)) => escape(&text, out),
         _ => {
             let value = attribute.attr_value();
-            let der = value.to_der_vec().map_err(|_| BadString {
-                attribute: oid,
-                kind: "value",
-            })?;
+            let der = value.to_der_vec().map_err(|_| BadString { attribute: oid, kind: "value" })?;
             out.push('#');
             out.push_str(&hex(&der, true));
         }
@@ -111,10 +102,7 @@ fn escape(text: &str, out: &mut String) {
             ' ' if at == 0 || at == last => out.push_str("\\ "),
             control if control.is_ascii_control() => {
                 out.push('\\');
-                out.push_str(&hex(
-                    &[u8::try_from(u32::from(control)).unwrap_or_default()],
-                    true,
-                ));
+                out.push_str(&hex(&[u8::try_from(u32::from(control)).unwrap_or_default()], true));
             }
             other => out.push(other),
         }
@@ -126,29 +114,20 @@ pub(super) fn text(attribute: &AttributeTypeAndValue<'_>) -> Result<Option<Strin
     let value: &Any<'_> = attribute.attr_value();
     let bytes = value.data;
     let (kind, text) = match value.tag() {
-        Tag::Utf8String => (
-            "UTF8String",
-            std::str::from_utf8(bytes).ok().map(str::to_owned),
-        ),
+        Tag::Utf8String => ("UTF8String", std::str::from_utf8(bytes).ok().map(str::to_owned)),
         Tag::PrintableString => ("PrintableString", ascii(bytes)),
         Tag::Ia5String => ("IA5String", ascii(bytes)),
         Tag::NumericString => ("NumericString", ascii(bytes)),
         Tag::VisibleString => ("VisibleString", ascii(bytes)),
         // Latin-1 is what issuers of such certificates mean, not T.61; openssl reads it so as well.
-        Tag::TeletexString => (
-            "TeletexString",
-            Some(bytes.iter().map(|byte| char::from(*byte)).collect()),
-        ),
+        Tag::TeletexString => ("TeletexString", Some(bytes.iter().map(|byte| char::from(*byte)).collect())),
         Tag::BmpString => ("BMPString", ucs2(bytes)),
         Tag::UniversalString => ("UniversalString", ucs4(bytes)),
         _ => return Ok(None),
     };
     match text {
         Some(text) => Ok(Some(text)),
-        None => Err(BadString {
-            attribute: attribute_name(attribute),
-            kind,
-        }),
+        None => Err(BadString { attribute: attribute_name(attribute), kind }),
     }
 }
 
@@ -161,32 +140,18 @@ fn attribute_name(attribute: &AttributeTypeAndValue<'_>) -> String {
 }
 
 fn ascii(bytes: &[u8]) -> Option<String> {
-    std::str::from_utf8(bytes)
-        .ok()
-        .filter(|text| text.is_ascii())
-        .map(str::to_owned)
+    std::str::from_utf8(bytes).ok().filter(|text| text.is_ascii()).map(str::to_owned)
 }
 
 /// Big-endian UTF-16; whole, with no lone surrogate.
 fn ucs2(bytes: &[u8]) -> Option<String> {
     let (units, rest) = bytes.as_chunks::<2>();
     let text = char::decode_utf16(units.iter().map(|unit| u16::from_be_bytes(*unit)));
-    if rest.is_empty() {
-        text.collect::<Result<_, _>>().ok()
-    } else {
-        None
-    }
+    if rest.is_empty() { text.collect::<Result<_, _>>().ok() } else { None }
 }
 
 /// Big-endian UTF-32.
 fn ucs4(bytes: &[u8]) -> Option<String> {
     let (units, rest) = bytes.as_chunks::<4>();
-    if rest.is_empty() {
-        units
-            .iter()
-            .map(|unit| char::from_u32(u32::from_be_bytes(*unit)))
-            .collect()
-    } else {
-        None
-    }
+    if rest.is_empty() { units.iter().map(|unit| char::from_u32(u32::from_be_bytes(*unit))).collect() } else { None }
 }

@@ -44,9 +44,7 @@ pub enum FieldNameError {
     #[error("a field name without a letter or digit")]
     NothingToCompare,
     /// Framing, routing or hop-by-hop.
-    #[error(
-        "this name, in any spelling, belongs to the message's framing or to a single connection"
-    )]
+    #[error("this name, in any spelling, belongs to the message's framing or to a single connection")]
     Message,
 }
 
@@ -55,9 +53,7 @@ impl FieldNameError {
     #[must_use]
     pub fn remedy(&self) -> &'static str {
         match self {
-            Self::Empty | Self::TooLong | Self::NothingToCompare => {
-                "give a name such as X-Client-DN"
-            }
+            Self::Empty | Self::TooLong | Self::NothingToCompare => "give a name such as X-Client-DN",
             Self::NotAToken(_) => "use letters, digits and hyphens, as in X-Client-DN",
             Self::Message => "choose a name of your own, such as X-Client-DN",
         }
@@ -137,14 +133,9 @@ mod tests {
 
     #[test]
     fn spellings_that_a_back_end_confuses_fold_to_one() {
-        for spelling in [
-            "X-Client-DN",
-            "x_client_dn",
-            "X.CLIENT.DN",
-            "XClientDN",
-            "HTTP_X_CLIENT_DN",
-            "Http-Http-X-Client-Dn",
-        ] {
+        for spelling in
+            ["X-Client-DN", "x_client_dn", "X.CLIENT.DN", "XClientDN", "HTTP_X_CLIENT_DN", "Http-Http-X-Client-Dn"]
+        {
             assert!(same_field(spelling, "x-client-dn"), "{spelling}");
         }
         assert!(!same_field("X-Client-DN", "X-Client-D"));
@@ -152,25 +143,11 @@ mod tests {
 
     #[test]
     fn message_fields_cannot_be_injected_in_any_spelling() {
-        for name in [
-            "Content-Length",
-            "content_length",
-            "Host",
-            "TE",
-            "Transfer.Encoding",
-            "HTTP_CONNECTION",
-            "Upgrade",
-        ] {
-            assert_eq!(
-                check_injected_name(name),
-                Err(FieldNameError::Message),
-                "{name}"
-            );
-            assert_eq!(
-                check_removed_name(name),
-                Err(FieldNameError::Message),
-                "{name}"
-            );
+        for name in
+            ["Content-Length", "content_length", "Host", "TE", "Transfer.Encoding", "HTTP_CONNECTION", "Upgrade"]
+        {
+            assert_eq!(check_injected_name(name), Err(FieldNameError::Message), "{name}");
+            assert_eq!(check_removed_name(name), Err(FieldNameError::Message), "{name}");
         }
     }
 
@@ -179,21 +156,11 @@ mod tests {
         for byte in 0..=255_u8 {
             let character = char::from(byte);
             let ok = check_injected_name(&format!("X{character}Y")).is_ok();
-            assert_eq!(
-                ok,
-                byte.is_ascii_graphic() && !b"\"(),/:;<=>?@[\\]{}".contains(&byte),
-                "{character:?}"
-            );
+            assert_eq!(ok, byte.is_ascii_graphic() && !b"\"(),/:;<=>?@[\\]{}".contains(&byte), "{character:?}");
         }
         assert_eq!(check_injected_name(""), Err(FieldNameError::Empty));
-        assert_eq!(
-            check_injected_name("-_-"),
-            Err(FieldNameError::NothingToCompare)
-        );
-        assert_eq!(
-            check_injected_name(&"x".repeat(65)),
-            Err(FieldNameError::TooLong)
-        );
+        assert_eq!(check_injected_name("-_-"), Err(FieldNameError::NothingToCompare));
+        assert_eq!(check_injected_name(&"x".repeat(65)), Err(FieldNameError::TooLong));
     }
 
     #[test]

@@ -15,10 +15,11 @@ mod variables;
 
 pub use block::{BLOCK_LIMIT, BlockError, header_block};
 pub use certificate::{ClientIdentity, IdentityError};
-pub use field_name::{
-    FieldNameError, NAME_LIMIT, check_injected_name, check_removed_name, same_field,
-};
+pub use field_name::{FieldNameError, NAME_LIMIT, check_injected_name, check_removed_name, same_field};
 pub use presets::{PRESETS, Preset};
 pub use reserved::ReservedNames;
 pub use template::{Encoding, HeaderTemplate, TemplateError};
 pub use variables::{Connection, Facts, VARIABLES, Variable};
+
+#[cfg(test)]
+mod tests;

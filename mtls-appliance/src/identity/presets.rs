@@ -33,10 +33,7 @@ pub static PRESETS: &[Preset] = &[
     Preset {
         name: "rfc9440",
         meaning: "the certificates themselves (RFC 9440); the chain only where the caller sent one",
-        fields: &[
-            ("Client-Cert", ":${certificate.der_base64}:"),
-            ("Client-Cert-Chain", "${chain.rfc9440}"),
-        ],
+        fields: &[("Client-Cert", ":${certificate.der_base64}:"), ("Client-Cert-Chain", "${chain.rfc9440}")],
     },
 ];
 
@@ -46,10 +43,7 @@ impl Preset {
     /// # Errors
     /// None for the presets of [`PRESETS`]; a test sees to it.
     pub fn templates(&self) -> Result<Vec<HeaderTemplate>, TemplateError> {
-        self.fields
-            .iter()
-            .map(|(name, value)| HeaderTemplate::parse(name, value, Encoding::Percent))
-            .collect()
+        self.fields.iter().map(|(name, value)| HeaderTemplate::parse(name, value, Encoding::Percent)).collect()
     }
 }
 
@@ -63,11 +57,7 @@ mod tests {
         let reserved = ReservedNames::default();
         for preset in PRESETS {
             for template in preset.templates().unwrap() {
-                assert!(
-                    reserved.contains(template.name.as_bytes()),
-                    "{}",
-                    template.name
-                );
+                assert!(reserved.contains(template.name.as_bytes()), "{}", template.name);
             }
         }
     }

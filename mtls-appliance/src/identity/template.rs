@@ -124,11 +124,7 @@ impl HeaderTemplate {
         {
             return Err(TemplateError::NotAscii(other));
         }
-        Ok(Self {
-            name: name.to_owned(),
-            pieces: pieces(value)?,
-            encoding,
-        })
+        Ok(Self { name: name.to_owned(), pieces: pieces(value)?, encoding })
     }
 
     /// The value for these facts: no CR, LF, NUL or other control character, no space at either end.
@@ -153,11 +149,7 @@ impl HeaderTemplate {
             Encoding::Base64 if out.is_empty() => out,
             Encoding::Base64 => STANDARD.encode(out),
         };
-        if rendered.chars().any(char::is_control) {
-            Err(ControlCharacter)
-        } else {
-            Ok(rendered.into_bytes())
-        }
+        if rendered.chars().any(char::is_control) { Err(ControlCharacter) } else { Ok(rendered.into_bytes()) }
     }
 }
 
@@ -200,10 +192,7 @@ fn percent(value: &str, out: &mut String) {
             b'%' | ..b' ' | 0x7f.. => {
                 out.push('%');
                 for digit in [byte >> 4, byte & 15] {
-                    out.extend(
-                        char::from_digit(u32::from(digit), 16)
-                            .map(|digit| digit.to_ascii_uppercase()),
-                    );
+                    out.extend(char::from_digit(u32::from(digit), 16).map(|digit| digit.to_ascii_uppercase()));
                 }
             }
             printable => out.push(char::from(printable)),

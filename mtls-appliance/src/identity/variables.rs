@@ -29,8 +29,7 @@ impl Connection {
         suite: rustls::CipherSuite,
         server_name: Option<&str>,
     ) -> Self {
-        let canonical =
-            |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+        let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
         Self {
             client: canonical(client),
             server: canonical(server),
@@ -40,10 +39,7 @@ impl Connection {
                 _ => "",
             },
             // IANA's names for TLS 1.3 suites carry no version; rustls' do.
-            cipher: suite
-                .as_str()
-                .unwrap_or_default()
-                .replacen("TLS13_", "TLS_", 1),
+            cipher: suite.as_str().unwrap_or_default().replacen("TLS13_", "TLS_", 1),
             server_name: server_name.unwrap_or_default().to_owned(),
         }
     }
@@ -83,159 +79,68 @@ impl std::fmt::Debug for Variable {
     }
 }
 
-const fn text(
-    name: &'static str,
-    meaning: &'static str,
-    value: fn(Facts<'_>) -> Cow<'_, str>,
-) -> Variable {
-    Variable {
-        name,
-        meaning,
-        plain: false,
-        value,
-    }
+const fn text(name: &'static str, meaning: &'static str, value: fn(Facts<'_>) -> Cow<'_, str>) -> Variable {
+    Variable { name, meaning, plain: false, value }
 }
 
-const fn plain(
-    name: &'static str,
-    meaning: &'static str,
-    value: fn(Facts<'_>) -> Cow<'_, str>,
-) -> Variable {
-    Variable {
-        name,
-        meaning,
-        plain: true,
-        value,
-    }
+const fn plain(name: &'static str, meaning: &'static str, value: fn(Facts<'_>) -> Cow<'_, str>) -> Variable {
+    Variable { name, meaning, plain: true, value }
 }
 
 /// All variables.
 pub static VARIABLES: &[Variable] = &[
-    text(
-        "subject.dn",
-        "the certificate's subject, RFC 2253",
-        |facts| facts.client.subject_dn.as_str().into(),
-    ),
+    text("subject.dn", "the certificate's subject, RFC 2253", |facts| facts.client.subject_dn.as_str().into()),
     text("subject.cn", "the subject's first commonName", |facts| {
-        facts
-            .client
-            .common_name
-            .as_deref()
-            .unwrap_or_default()
-            .into()
+        facts.client.common_name.as_deref().unwrap_or_default().into()
     }),
-    text(
-        "subject.serial_number",
-        "the subject's serialNumber (OID 2.5.4.5), the registered one",
-        |facts| {
-            facts
-                .client
-                .serial_number
-                .as_deref()
-                .unwrap_or_default()
-                .into()
-        },
-    ),
-    text("issuer.dn", "the certificate's issuer, RFC 2253", |facts| {
-        facts.client.issuer_dn.as_str().into()
+    text("subject.serial_number", "the subject's serialNumber (OID 2.5.4.5), the registered one", |facts| {
+        facts.client.serial_number.as_deref().unwrap_or_default().into()
     }),
-    plain(
-        "certificate.serial",
-        "the certificate's own serial number, upper-case hexadecimal",
-        |facts| facts.client.certificate_serial.as_str().into(),
-    ),
-    plain(
-        "certificate.fingerprint",
-        "SHA-256 of the certificate, lower-case hexadecimal",
-        |facts| facts.client.fingerprint_hex().into(),
-    ),
-    plain(
-        "certificate.not_before",
-        "start of validity, RFC 3339, UTC",
-        |facts| rfc3339(facts.client.not_before).into(),
-    ),
-    plain(
-        "certificate.not_after",
-        "end of validity, RFC 3339, UTC",
-        |facts| rfc3339(facts.client.not_after).into(),
-    ),
-    plain(
-        "certificate.der_base64",
-        "the certificate, Base64 of DER",
-        |facts| STANDARD.encode(facts.client.certificate()).into(),
-    ),
-    plain(
-        "certificate.pem_urlencoded",
-        "the certificate, URL-encoded PEM",
-        |facts| pem_urlencoded([facts.client.certificate()].into_iter()).into(),
-    ),
-    plain(
-        "chain.rfc9440",
-        "the other certificates sent, RFC 9440 list in TLS order; empty if none",
-        |facts| {
-            let items: Vec<String> = facts
-                .client
-                .intermediates()
-                .map(|der| format!(":{}:", STANDARD.encode(der)))
-                .collect();
-            items.join(", ").into()
-        },
-    ),
-    plain(
-        "chain.pem_urlencoded",
-        "all certificates sent, leaf first, URL-encoded PEM",
-        |facts| {
-            pem_urlencoded(
-                std::iter::once(facts.client.certificate()).chain(facts.client.intermediates()),
-            )
-            .into()
-        },
-    ),
-    text(
-        "org.code",
-        "the organisation's codes from the registry, joined by `,`",
-        |facts| facts.organisation.codes.join(",").into(),
-    ),
-    text(
-        "org.name",
-        "the organisation's name from the registry",
-        |facts| facts.organisation.name.as_str().into(),
-    ),
-    plain("client.address", "the caller's IP address", |facts| {
-        facts.connection.client.ip().to_string().into()
+    text("issuer.dn", "the certificate's issuer, RFC 2253", |facts| facts.client.issuer_dn.as_str().into()),
+    plain("certificate.serial", "the certificate's own serial number, upper-case hexadecimal", |facts| {
+        facts.client.certificate_serial.as_str().into()
     }),
-    plain("client.port", "the caller's port", |facts| {
-        facts.connection.client.port().to_string().into()
+    plain("certificate.fingerprint", "SHA-256 of the certificate, lower-case hexadecimal", |facts| {
+        facts.client.fingerprint_hex().into()
     }),
-    plain(
-        "server.address",
-        "the IP address that was called",
-        |facts| facts.connection.server.ip().to_string().into(),
-    ),
-    plain("server.port", "the port that was called", |facts| {
-        facts.connection.server.port().to_string().into()
+    plain("certificate.not_before", "start of validity, RFC 3339, UTC", |facts| {
+        rfc3339(facts.client.not_before).into()
     }),
-    text(
-        "server.name",
-        "the name that the caller asked for (SNI); empty if none",
-        |facts| facts.connection.server_name.as_str().into(),
-    ),
-    plain("tls.version", "`TLSv1.3` or `TLSv1.2`", |facts| {
-        facts.connection.tls_version.into()
+    plain("certificate.not_after", "end of validity, RFC 3339, UTC", |facts| rfc3339(facts.client.not_after).into()),
+    plain("certificate.der_base64", "the certificate, Base64 of DER", |facts| {
+        STANDARD.encode(facts.client.certificate()).into()
     }),
-    plain("tls.cipher", "IANA name of the cipher suite", |facts| {
-        facts.connection.cipher.as_str().into()
+    plain("certificate.pem_urlencoded", "the certificate, URL-encoded PEM", |facts| {
+        pem_urlencoded([facts.client.certificate()].into_iter()).into()
     }),
+    plain("chain.rfc9440", "the other certificates sent, RFC 9440 list in TLS order; empty if none", |facts| {
+        let items: Vec<String> =
+            facts.client.intermediates().map(|der| format!(":{}:", STANDARD.encode(der))).collect();
+        items.join(", ").into()
+    }),
+    plain("chain.pem_urlencoded", "all certificates sent, leaf first, URL-encoded PEM", |facts| {
+        pem_urlencoded(std::iter::once(facts.client.certificate()).chain(facts.client.intermediates())).into()
+    }),
+    text("org.code", "the organisation's codes from the registry, joined by `,`", |facts| {
+        facts.organisation.codes.join(",").into()
+    }),
+    text("org.name", "the organisation's name from the registry", |facts| facts.organisation.name.as_str().into()),
+    plain("client.address", "the caller's IP address", |facts| facts.connection.client.ip().to_string().into()),
+    plain("client.port", "the caller's port", |facts| facts.connection.client.port().to_string().into()),
+    plain("server.address", "the IP address that was called", |facts| facts.connection.server.ip().to_string().into()),
+    plain("server.port", "the port that was called", |facts| facts.connection.server.port().to_string().into()),
+    text("server.name", "the name that the caller asked for (SNI); empty if none", |facts| {
+        facts.connection.server_name.as_str().into()
+    }),
+    plain("tls.version", "`TLSv1.3` or `TLSv1.2`", |facts| facts.connection.tls_version.into()),
+    plain("tls.cipher", "IANA name of the cipher suite", |facts| facts.connection.cipher.as_str().into()),
 ];
 
 /// RFC 3339 in UTC, to the second; empty outside the years 0 to 9999, which X.509 cannot say either.
 fn rfc3339(unix_seconds: i64) -> String {
     time::OffsetDateTime::from_unix_timestamp(unix_seconds)
         .ok()
-        .and_then(|time| {
-            time.format(&time::format_description::well_known::Rfc3339)
-                .ok()
-        })
+        .and_then(|time| time.format(&time::format_description::well_known::Rfc3339).ok())
         .unwrap_or_default()
 }
 
@@ -275,14 +180,7 @@ mod tests {
     #[test]
     fn variable_names_are_unique() {
         for (at, variable) in VARIABLES.iter().enumerate() {
-            assert!(
-                VARIABLES
-                    .iter()
-                    .skip(at + 1)
-                    .all(|other| other.name != variable.name),
-                "{}",
-                variable.name
-            );
+            assert!(VARIABLES.iter().skip(at + 1).all(|other| other.name != variable.name), "{}", variable.name);
         }
     }
 

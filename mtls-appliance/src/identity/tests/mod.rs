@@ -1,0 +1,6 @@
+//! From a certificate to what the origin is told, over the whole way.
+
+mod certificates;
+mod chain;
+mod headers;
+mod names;
