@@ -221,7 +221,6 @@ const END_TO_END: &[&str] = &[
     "via",
     "date",
     "location",
-    "etag",
     "vary",
     "www-authenticate",
     "x-api-tran-id",
@@ -231,4 +230,28 @@ const END_TO_END: &[&str] = &[
 /// Whether nominating this field in Connection is refused.
 pub(super) fn is_end_to_end(name: &[u8]) -> bool {
     END_TO_END.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()))
+}
+
+/// Fields that must not come in a trailer section (RFC 9110 6.5.1): framing, routing, request modifiers,
+/// authentication, response control, and what describes how to process the content.
+const NOT_IN_TRAILERS: &[&str] = &[
+    "trailer",
+    "pragma",
+    "accept",
+    "accept-encoding",
+    "age",
+    "expires",
+    "retry-after",
+    "warning",
+    "forwarded",
+    "origin",
+    "referer",
+    "proxy-status",
+    "authentication-info",
+];
+
+/// Whether a field is dropped from a trailer section.
+pub(super) fn is_forbidden_trailer(name: &[u8]) -> bool {
+    classify(name) != FieldKind::Other
+        || NOT_IN_TRAILERS.iter().chain(END_TO_END).any(|known| name.eq_ignore_ascii_case(known.as_bytes()))
 }

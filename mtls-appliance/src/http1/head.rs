@@ -15,7 +15,7 @@ pub struct HeadLimits {
     pub fields: usize,
     /// Bytes of a request target.
     pub target_bytes: usize,
-    /// Bytes of the body, where Content-Length tells.
+    /// Bytes of the body, where Content-Length tells; chunked bodies are held to [`super::ChunkLimits`].
     pub body_bytes: u64,
 }
 
@@ -66,7 +66,7 @@ pub enum BodyFraming {
     None,
     /// As many bytes as Content-Length says; zero included.
     Length(u64),
-    /// In chunks.
+    /// By [`super::ChunkDecoder`].
     Chunked,
     /// Responses only: the body ends with the connection, which must end with close_notify.
     UntilClose,

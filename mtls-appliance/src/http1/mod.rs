@@ -5,8 +5,9 @@
 //! 1. [`parse_request_with`] on the client's buffer until it gives a [`RequestHead`] or a [`RequestError`];
 //! 2. [`write_request`] gives the head for the origin: hop-by-hop fields removed, reserved names removed, the identity
 //!    block injected, in this order;
-//! 3. the body, by [`RequestHead::framing`]: so many bytes, or chunks;
-//! 4. [`parse_response_with`] on the origin's buffer, [`ResponseHead::plan`], [`write_response`], and the body again.
+//! 3. the body, by [`RequestHead::framing`]: so many bytes, or [`ChunkDecoder`] step by step;
+//! 4. [`parse_response_with`] on the origin's buffer, [`ResponseHead::plan`], [`write_response`], and the body again;
+//! 5. where anything is refused, an [`OwnResponse`] with the reason's status, and the end of the connection.
 //!
 //! Where a duty of RFC 9110 or 9112 leaves a choice, the choice is the strict one, with these in particular:
 //!
@@ -22,7 +23,9 @@
 //! Deadlines, buffers, connections and logging are the shell's; which names are reserved is [`crate::identity`]'s.
 
 mod bytes;
+mod chunk;
 mod error;
+mod error_response;
 mod field;
 mod head;
 mod request;
@@ -35,7 +38,9 @@ mod target;
 #[cfg(test)]
 mod tests;
 
+pub use chunk::{ChunkDecoder, ChunkEvent, ChunkLimits, ChunkStep, LAST_CHUNK, write_chunk_header};
 pub use error::{ChunkError, RequestError, ResponseError};
+pub use error_response::{CONTINUE, OwnResponse, reason_phrase};
 pub use head::{BodyFraming, HeadLimits, Version};
 pub use request::{Method, RequestHead, parse_request, parse_request_with};
 pub use respond::{ResponseOptions, write_response};

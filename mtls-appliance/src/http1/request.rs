@@ -304,12 +304,25 @@ impl RequestHead {
         self.target_form
     }
 
-    /// The path without the query, `/` where an absolute form had none, `*` for the asterisk form.
+    /// The path that the origin gets, without the query: `/` where an absolute form had none, `*` for the asterisk form
+    /// and for its counterpart, OPTIONS with an absolute form without path and query (RFC 9112 3.2.4).
     #[must_use]
     pub fn path<'a>(&self, buf: &'a [u8]) -> &'a str {
+        if self.is_asterisk() {
+            return "*";
+        }
         match self.path_and_query.text(buf).split('?').next() {
             None | Some("") => "/",
             Some(path) => path,
+        }
+    }
+
+    /// Whether the target towards the origin is `*`.
+    pub(super) fn is_asterisk(&self) -> bool {
+        match self.target_form {
+            TargetForm::Origin => false,
+            TargetForm::Absolute => self.method == Method::Options && self.path_and_query.is_empty(),
+            TargetForm::Asterisk => true,
         }
     }
 

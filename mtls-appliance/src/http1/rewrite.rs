@@ -8,8 +8,7 @@ use super::NameFilter;
 use super::bytes::push_decimal;
 use super::field::FieldKind;
 use super::head::BodyFraming;
-use super::request::{Method, RequestHead};
-use super::target::TargetForm;
+use super::request::RequestHead;
 
 /// Choices of the configuration and of the moment.
 #[derive(Debug, Clone, Copy)]
@@ -70,13 +69,15 @@ fn write_request_line(head: &RequestHead, buf: &[u8], out: &mut Vec<u8>) {
     let target = head.path_and_query.bytes(buf);
     out.extend_from_slice(head.method_name(buf).as_bytes());
     out.push(b' ');
-    // RFC 9112 3.2.4: an absolute form without path and query becomes `*` for OPTIONS, and otherwise has the path `/`.
-    if target.is_empty() && head.method() == Method::Options && head.target_form() == TargetForm::Absolute {
+    if head.is_asterisk() {
         out.push(b'*');
-    } else if !matches!(target.first(), Some(b'/' | b'*')) {
-        out.push(b'/');
+    } else {
+        // RFC 9112 3.2.1: an absolute form without path has the path `/`.
+        if target.first() != Some(&b'/') {
+            out.push(b'/');
+        }
+        out.extend_from_slice(target);
     }
-    out.extend_from_slice(target);
     out.extend_from_slice(b" HTTP/1.1\r\n");
 }
 

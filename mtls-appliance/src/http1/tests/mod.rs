@@ -1,6 +1,9 @@
 //! Conformance tables, one row per duty named by its RFC section, and mutation tests with a fixed seed.
 
+mod chunks;
+mod mutations;
 mod requests;
+mod responses;
 mod rewriting;
 
 use super::{HeadLimits, NameFilter, RequestHead, RewriteOptions, parse_request, write_request};
@@ -32,4 +35,20 @@ pub(super) fn rewritten_with(head: &[u8], options: &RewriteOptions<'_>) -> Strin
 
 pub(super) fn rewritten(head: &[u8]) -> String {
     rewritten_with(head, &RewriteOptions::default())
+}
+
+/// xorshift64*: enough randomness to mutate, the same on every run.
+pub(super) struct Random(pub(super) u64);
+
+impl Random {
+    pub(super) fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    pub(super) fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound as u64) as usize
+    }
 }
