@@ -8,6 +8,8 @@ mod cargo;
 mod debian;
 mod exec;
 mod progress;
+mod tools;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -37,11 +39,21 @@ enum Command {
     ///
     /// Leaves target/dist/mtls-appliance, and beside it the end-to-end tests.
     Build,
+    /// Unpack curl, openssl, nginx and ip under target/provision/tools/
+    ///
+    /// Debian's own builds with their libraries, run by the wrappers in target/provision/tools/wrap/ on this machine
+    /// as well as in the virtual machine.
+    Tools,
+    /// Run a command in a virtual machine with one of Debian's kernels
+    ///
+    /// Boots in seconds under QEMU's software emulation (no KVM, no privilege). The command runs as root with the tools
+    /// first in PATH; its exit code becomes that of xtask.
+    Vm(vm::VmArguments),
 }
 
 fn main() -> ExitCode {
     match run(Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("xtask: error: {error:#}");
             ExitCode::FAILURE
@@ -49,10 +61,13 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: Arguments) -> Result<()> {
+fn run(arguments: Arguments) -> Result<ExitCode> {
     let workspace = Workspace::find()?;
     match arguments.command {
-        Command::Bpf(arguments) => bpf::main(&workspace, &arguments),
-        Command::Build => build::main(&workspace),
+        Command::Bpf(arguments) => bpf::main(&workspace, &arguments)?,
+        Command::Build => build::main(&workspace)?,
+        Command::Tools => tools::main(&workspace)?,
+        Command::Vm(arguments) => return vm::main(&workspace, arguments),
     }
+    Ok(ExitCode::SUCCESS)
 }

@@ -103,9 +103,14 @@ pub(crate) fn install(from: &Path, to: &Path) -> Result<()> {
     fs::rename(&staged, to).with_context(|| format!("cannot replace {}", to.display()))
 }
 
-/// Removes a directory tree if it is there.
+/// Removes a directory tree, or a single file, if it is there.
 pub(crate) fn remove_tree(path: &Path) -> Result<()> {
-    match fs::remove_dir_all(path) {
+    let removed = if path.is_dir() && !path.is_symlink() {
+        fs::remove_dir_all(path)
+    } else {
+        fs::remove_file(path)
+    };
+    match removed {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("cannot remove {}", path.display()))
         }

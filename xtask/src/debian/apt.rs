@@ -2,6 +2,7 @@
 //! directory, so that nothing is installed and no privilege is needed. apt checks the signatures of the index.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -60,7 +61,12 @@ impl Suite {
             name: name.to_owned(),
             directory: base.join("apt").join(name),
         };
-        for part in ["lists/partial", "cache/archives/partial", "log", "empty"] {
+        for part in [
+            "lists/partial",
+            "cache/archives/partial",
+            "log",
+            "empty/partial",
+        ] {
             create_dir(&suite.directory.join(part))?;
         }
         write(&suite.directory.join("status"), "")?;
@@ -107,13 +113,16 @@ impl Suite {
         series: Option<&str>,
         closure: bool,
     ) -> Result<Vec<Archive>> {
-        let wanted: Vec<String> = pins
-            .iter()
-            .map(|pin| {
-                self.available(pin, series)
-                    .map(|pin| format!("{}={}", pin.name, pin.version))
-            })
-            .collect::<Result<_>>()?;
+        let present = self.versions(pins.iter().map(|pin| pin.name.as_str()))?;
+        let mut wanted = Vec::new();
+        for pin in pins {
+            let versions = present
+                .get(&pin.name)
+                .map(Vec::as_slice)
+                .unwrap_or_default();
+            let pin = self.available(pin, versions, series)?;
+            wanted.push(format!("{}={}", pin.name, pin.version));
+        }
         let packages = if closure {
             self.closure(&wanted)?
         } else {
@@ -139,21 +148,20 @@ impl Suite {
         Ok(archives)
     }
 
-    /// The pin, or what stands in for it when the mirror has moved on.
-    fn available(&self, pin: &Pin, series: Option<&str>) -> Result<Pin> {
-        let versions = self.versions(&pin.name)?;
+    /// The pin, or what stands in for it when the mirror has moved on to other versions.
+    fn available(&self, pin: &Pin, versions: &[String], series: Option<&str>) -> Result<Pin> {
         if versions.contains(&pin.version) {
             return Ok(pin.clone());
         }
         let own_series = pin.series();
         let series = series.unwrap_or(&own_series);
         let replacement = match versions
-            .into_iter()
+            .iter()
             .find(|version| upstream(version).starts_with(series))
         {
             Some(version) => Some(Pin {
                 name: pin.name.clone(),
-                version,
+                version: version.clone(),
             }),
             None => self.successor(pin, series)?,
         };
@@ -182,13 +190,10 @@ impl Suite {
         };
         let prefix = format!("{prefix}{series}");
         let names = exec::capture(self.apt("apt-cache").args(["pkgnames", &prefix]))?;
+        let names = names.lines().filter(|name| name.ends_with(&flavour));
         let mut newest: Option<Pin> = None;
-        for name in names.lines() {
-            if !name.ends_with(&flavour) {
-                continue;
-            }
-            let Some(version) = self
-                .versions(name)?
+        for (name, versions) in self.versions(names)? {
+            let Some(version) = versions
                 .into_iter()
                 .find(|version| upstream(version).starts_with(series))
             else {
@@ -199,41 +204,55 @@ impl Suite {
                 None => true,
             };
             if newer {
-                newest = Some(Pin {
-                    name: name.to_owned(),
-                    version,
-                });
+                newest = Some(Pin { name, version });
             }
         }
         Ok(newest)
     }
 
-    /// The versions of a package on the mirror, newest first.
-    fn versions(&self, name: &str) -> Result<Vec<String>> {
-        let table = exec::capture(self.apt("apt-cache").args(["madison", name]))?;
-        Ok(table
-            .lines()
-            .filter_map(|line| line.split('|').nth(1))
-            .map(|version| version.trim().to_owned())
-            .collect())
+    /// The versions of packages on the mirror, newest first.
+    fn versions<'a>(
+        &self,
+        names: impl Iterator<Item = &'a str>,
+    ) -> Result<BTreeMap<String, Vec<String>>> {
+        let mut versions: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        let table = exec::capture(self.apt("apt-cache").arg("madison").args(names))?;
+        for line in table.lines() {
+            let mut columns = line.split('|').map(str::trim);
+            if let (Some(name), Some(version)) = (columns.next(), columns.next()) {
+                versions
+                    .entry(name.to_owned())
+                    .or_default()
+                    .push(version.to_owned());
+            }
+        }
+        Ok(versions)
     }
 
     /// The packages and all they depend on, as `name=version`.
     fn closure(&self, wanted: &[String]) -> Result<Vec<String>> {
+        // apt leaves out what it finds downloaded already; here it is to find nothing.
+        let nothing = format!(
+            "Dir::Cache::archives={}",
+            self.directory.join("empty").display()
+        );
         let listing = exec::capture(
             self.apt("apt-get")
-                .args([
-                    "install",
-                    "--print-uris",
-                    "-qq",
-                    "-y",
-                    "--no-install-recommends",
-                ])
+                .args(["-o", &nothing, "install", "--print-uris", "-qq", "-y"])
+                .arg("--no-install-recommends")
                 .args(wanted),
         )?;
+        // The checksum is left to `download`: here some lines have none.
         listing
             .lines()
-            .map(|line| Ok(parse_uri_line(line)?.package))
+            .map(|line| {
+                line.split_whitespace()
+                    .nth(1)
+                    .and_then(package_in)
+                    .ok_or_else(|| {
+                        anyhow!("apt printed a line of another form than expected: `{line}`")
+                    })
+            })
             .collect()
     }
 
@@ -334,6 +353,7 @@ APT::Architectures {{ "amd64"; }};
 APT::Sandbox::User "";
 Acquire::Languages "none";
 Acquire::Retries "3";
+Acquire::ForceHash "SHA256";
 Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
 Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled "false";
 // Hooks of this machine are about this machine's packages.
@@ -362,23 +382,17 @@ fn sources_list(suite: &str, mirrors: &Mirrors) -> String {
     list
 }
 
-/// Parses `'uri' name_version_arch.deb size ALGORITHM:hash`.
+/// Parses `'uri' name_version_arch.deb size SHA256:hash`.
 fn parse_uri_line(line: &str) -> Result<Archive> {
     let words: Vec<&str> = line.split_whitespace().collect();
     let parsed = match words[..] {
         [_, file, size, hash] => {
-            let mut parts = file.split('_');
-            match (
-                parts.next(),
-                parts.next(),
-                size.parse(),
-                hash.split_once(':'),
-            ) {
-                (Some(name), Some(version), Ok(size), Some((_, digest))) => Some(Archive {
+            match (package_in(file), size.parse(), hash.strip_prefix("SHA256:")) {
+                (Some(package), Ok(size), Some(sha256)) => Some(Archive {
                     file: file.to_owned(),
                     size,
-                    sha256: digest.to_owned(),
-                    package: format!("{name}={}", version.replace("%3a", ":")),
+                    sha256: sha256.to_owned(),
+                    package,
                 }),
                 _ => None,
             }
@@ -386,6 +400,16 @@ fn parse_uri_line(line: &str) -> Result<Archive> {
         _ => None,
     };
     parsed.ok_or_else(|| anyhow!("apt printed a line of another form than expected: `{line}`"))
+}
+
+/// `name=version` for the file `name_version_arch.deb`.
+fn package_in(file: &str) -> Option<String> {
+    let mut parts = file.split('_');
+    let (name, version) = (parts.next()?, parts.next()?);
+    parts
+        .next()?
+        .ends_with(".deb")
+        .then(|| format!("{name}={}", version.replace("%3a", ":")))
 }
 
 /// Bytes in hexadecimal.

@@ -63,6 +63,9 @@ pub(crate) fn provision(workspace: &Workspace, name: &str) -> Result<PathBuf> {
         exec::capture(Command::new("dpkg-deb").arg("-x").arg(file).arg(&staged))
             .with_context(|| format!("{} cannot be unpacked: is the disk full?", file.display()))?;
     }
+    for part in &root_pins.prune {
+        remove_tree(&staged.join(part))?;
+    }
     remove_tree(&root)?;
     fs::rename(&staged, &root).with_context(|| format!("cannot replace {}", root.display()))?;
     let mut record = format!("{definition}\n");
@@ -72,6 +75,11 @@ pub(crate) fn provision(workspace: &Workspace, name: &str) -> Result<PathBuf> {
     write(&stamp, record)?;
     step.done();
     Ok(root)
+}
+
+/// What the named root consists of now, exactly; changes when the root is unpacked anew.
+pub(crate) fn stamp(workspace: &Workspace, name: &str) -> Result<String> {
+    read(&workspace.provision().join(format!("{name}.stamp")))
 }
 
 fn is_complete(stamp: &Path, root: &Path, definition: &str) -> bool {

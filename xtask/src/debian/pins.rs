@@ -15,6 +15,8 @@ pub(crate) struct Pins {
     roots: BTreeMap<String, RootPins>,
     /// The linker built from source for the BPF toolchain.
     pub(crate) bpf_linker: BpfLinker,
+    /// The virtual machine.
+    pub(crate) guest: Guest,
 }
 
 /// A directory tree made of unpacked packages.
@@ -30,6 +32,17 @@ pub(crate) struct RootPins {
     pub(crate) closure: bool,
     /// What a fall-back must begin with instead of the pin's `major.minor`.
     pub(crate) series: Option<String>,
+    /// What is removed again after unpacking.
+    #[serde(default)]
+    pub(crate) prune: Vec<String>,
+}
+
+/// What the virtual machine needs to know.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Guest {
+    /// The modules it loads; `?` at the end of a name marks one that a kernel may not have.
+    pub(crate) modules: Vec<String>,
 }
 
 /// bpf-linker's pinned version and the LLVM it reads.
