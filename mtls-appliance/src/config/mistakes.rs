@@ -52,11 +52,16 @@ pub struct Mistakes {
 impl Mistakes {
     /// A report of a single mistake about a whole file.
     pub(crate) fn about_file(file: &Path, problem: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self::about_file_of("", file, problem, remedy)
+    }
+
+    /// A report of a single mistake about a file that the key `key` names.
+    pub(crate) fn about_file_of(key: &str, file: &Path, problem: impl Into<String>, remedy: impl Into<String>) -> Self {
         let mut mistakes = Self::default();
         mistakes.push(Mistake {
             file: file.to_owned(),
             line: None,
-            key: String::new(),
+            key: key.to_owned(),
             value: None,
             problem: problem.into(),
             remedy: remedy.into(),
