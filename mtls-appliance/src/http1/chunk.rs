@@ -27,6 +27,12 @@ impl Default for ChunkLimits {
     }
 }
 
+impl From<&crate::config::Limits> for ChunkLimits {
+    fn from(limits: &crate::config::Limits) -> Self {
+        Self { body_bytes: limits.body_bytes, ..Self::default() }
+    }
+}
+
 /// What [`ChunkDecoder::step`] found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChunkStep {

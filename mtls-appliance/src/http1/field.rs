@@ -162,38 +162,45 @@ fn folds_to(name: &[u8], wanted: &[u8]) -> bool {
     name.iter().filter(|byte| byte.is_ascii_alphanumeric()).map(u8::to_ascii_lowercase).eq(wanted.iter().copied())
 }
 
-/// Looks a name up. By length first: most names are decided by that alone.
+/// Looks a name up. By length and first letter first: most names are decided by these alone.
 fn classify(name: &[u8]) -> FieldKind {
-    let is = |wanted: &str| name.eq_ignore_ascii_case(wanted.as_bytes());
-    let kind = match name.len() {
-        2 if is("te") => FieldKind::Te,
-        4 if is("host") => FieldKind::Host,
-        4 if is("date") => FieldKind::Date,
+    let first = name.first().map_or(0, u8::to_ascii_lowercase);
+    let (wanted, kind): (&str, _) = match (name.len(), first) {
+        (2, b't') => ("te", FieldKind::Te),
+        (4, b'h') => ("host", FieldKind::Host),
+        (4, b'd') => ("date", FieldKind::Date),
         // Never a request field of its own, but an environment variable that CGI programs obey ("httpoxy").
-        5 if is("proxy") => FieldKind::Hop,
-        6 if is("expect") => FieldKind::Expect,
-        7 if is("upgrade") => FieldKind::Upgrade,
-        10 if is("connection") => FieldKind::Connection,
-        10 if is("keep-alive") => FieldKind::Hop,
-        12 if is("max-forwards") => FieldKind::MaxForwards,
-        14 if is("content-length") => FieldKind::ContentLength,
-        14 if is("http2-settings") => FieldKind::Hop,
-        16 if is("proxy-connection") => FieldKind::Hop,
-        17 if is("transfer-encoding") => FieldKind::TransferEncoding,
-        18 if is("proxy-authenticate") => FieldKind::Hop,
-        19 if is("proxy-authorization") => FieldKind::Hop,
-        25 if is("proxy-authentication-info") => FieldKind::Hop,
-        _ => FieldKind::Other,
+        (5, b'p') => ("proxy", FieldKind::Hop),
+        (6, b'e') => ("expect", FieldKind::Expect),
+        (7, b'u') => ("upgrade", FieldKind::Upgrade),
+        (10, b'c') => ("connection", FieldKind::Connection),
+        (10, b'k') => ("keep-alive", FieldKind::Hop),
+        (12, b'm') => ("max-forwards", FieldKind::MaxForwards),
+        (14, b'c') => ("content-length", FieldKind::ContentLength),
+        (14, b'h') => ("http2-settings", FieldKind::Hop),
+        (16, b'p') => ("proxy-connection", FieldKind::Hop),
+        (17, b't') => ("transfer-encoding", FieldKind::TransferEncoding),
+        (18, b'p') => ("proxy-authenticate", FieldKind::Hop),
+        (19, b'p') => ("proxy-authorization", FieldKind::Hop),
+        (25, b'p') => ("proxy-authentication-info", FieldKind::Hop),
+        _ => return if is_framing_alias(name) { FieldKind::FramingAlias } else { FieldKind::Other },
     };
-    if kind == FieldKind::Other && is_framing_alias(name) { FieldKind::FramingAlias } else { kind }
+    if name.eq_ignore_ascii_case(wanted.as_bytes()) {
+        kind
+    } else if is_framing_alias(name) {
+        FieldKind::FramingAlias
+    } else {
+        FieldKind::Other
+    }
 }
 
 fn is_framing_alias(name: &[u8]) -> bool {
-    match name.iter().find(|byte| byte.is_ascii_alphanumeric()) {
-        Some(b'c' | b'C') => name.len() >= 13 && folds_to(name, b"contentlength"),
-        Some(b't' | b'T') => name.len() >= 16 && folds_to(name, b"transferencoding"),
-        _ => false,
-    }
+    name.len() >= 13
+        && match name.iter().find(|byte| byte.is_ascii_alphanumeric()) {
+            Some(b'c' | b'C') => folds_to(name, b"contentlength"),
+            Some(b't' | b'T') => folds_to(name, b"transferencoding"),
+            _ => false,
+        }
 }
 
 /// Fields that mean something to the final recipient alone. A sender must not nominate such a field (RFC 9110 7.6.1:
