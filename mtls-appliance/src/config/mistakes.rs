@@ -57,16 +57,14 @@ impl Mistakes {
 
     /// A report of a single mistake about a file that the key `key` names.
     pub(crate) fn about_file_of(key: &str, file: &Path, problem: impl Into<String>, remedy: impl Into<String>) -> Self {
-        let mut mistakes = Self::default();
-        mistakes.push(Mistake {
+        Self::from(Mistake {
             file: file.to_owned(),
             line: None,
             key: key.to_owned(),
             value: None,
             problem: problem.into(),
             remedy: remedy.into(),
-        });
-        mistakes
+        })
     }
 
     /// Adds one.
@@ -115,6 +113,12 @@ impl Mistakes {
         self.kept.sort_by_key(|mistake| {
             (files.iter().position(|file| *file == mistake.file), mistake.line.unwrap_or(usize::MAX))
         });
+    }
+}
+
+impl From<Mistake> for Mistakes {
+    fn from(mistake: Mistake) -> Self {
+        Self { kept: vec![mistake], more: 0 }
     }
 }
 
