@@ -1,0 +1,48 @@
+//! The end-to-end tests: one module per behaviour of the appliance, run against the installed binary.
+//!
+//! ```text
+//! cargo build && cargo run -p mtls-appliance-tests --bin e2e [-- FILTER --test-threads 1]
+//! ```
+//!
+//! See [`mtls_appliance_tests::harness`] for the environment variables. A test that cannot run here is reported as
+//! ignored with its reason, or fails if `MTLS_REQUIRE` names what is missing.
+
+mod case;
+mod scripted_origin;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use libtest_mimic::Arguments;
+use mtls_appliance_tests::{harness, origin};
+
+fn main() -> ExitCode {
+    // The harness starts this program again as the scripted origin.
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments
+        .next()
+        .is_some_and(|first| first == harness::AS_ORIGIN)
+    {
+        let options = origin::Options::parse_from(
+            std::iter::once(harness::AS_ORIGIN.into()).chain(arguments),
+        );
+        return match origin::run(&options) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("testorigin: {error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    let modules = [
+        scripted_origin::CASES,
+    ];
+    let trials = modules
+        .into_iter()
+        .flatten()
+        .map(|case| case.trial())
+        .collect();
+    let conclusion = libtest_mimic::run(&Arguments::from_args(), trials);
+    harness::clean_up();
+    conclusion.exit_code()
+}

@@ -1,0 +1,243 @@
+//! The appliance under test, run as the installed binary.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, bail, ensure};
+use rustix::process::Signal;
+use serde_json::Value;
+
+use super::lab::appliance_binary;
+use super::names::{counter, event};
+use super::{Deadline, Finished, Lab, Place, Process, Settings, wait_until};
+
+/// How long a start, a status or an expected log line may take; generous for emulated machines.
+const PATIENCE: u64 = 20;
+
+/// A running appliance; killed with this value.
+pub struct Appliance {
+    process: Process,
+    configuration: PathBuf,
+    place: Place,
+    address: SocketAddr,
+}
+
+impl Appliance {
+    /// Writes the configuration, starts the binary and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it ends or is not ready in time; the message carries its output.
+    pub fn start(lab: &Lab, place: &Place, settings: &Settings) -> anyhow::Result<Self> {
+        let configuration = lab.path("appliance.toml");
+        settings.write(&configuration)?;
+        let address = settings.listener()?;
+        let process = Self::launch(lab, place, &configuration)?;
+        let mut appliance = Self {
+            process,
+            configuration,
+            place: place.clone(),
+            address,
+        };
+        appliance.wait_ready()?;
+        Ok(appliance)
+    }
+
+    /// Runs `mtls-appliance <command> --config F` with these settings to its end: for settings that must be refused.
+    ///
+    /// # Errors
+    /// When it does not end in time.
+    pub fn run(
+        lab: &Lab,
+        place: &Place,
+        command: &str,
+        settings: &Settings,
+    ) -> anyhow::Result<Finished> {
+        let configuration = lab.path("appliance.toml");
+        settings.write(&configuration)?;
+        let mut invocation = Command::new(appliance_binary()?);
+        invocation.arg(command).arg("--config").arg(&configuration);
+        Process::start(&format!("mtls-appliance {command}"), place, &mut invocation)?
+            .wait(Deadline::seconds(PATIENCE))
+    }
+
+    /// Starts it again with the same configuration after it ended.
+    ///
+    /// # Errors
+    /// As for [`Self::start`].
+    pub fn restart(&mut self, lab: &Lab) -> anyhow::Result<()> {
+        self.process = Self::launch(lab, &self.place, &self.configuration)?;
+        self.wait_ready()
+    }
+
+    /// Where callers in the same place connect.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// The process, for signals and waiting.
+    #[must_use]
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// The log so far: lines that are JSON objects.
+    #[must_use]
+    pub fn log(&self) -> Vec<Value> {
+        self.process
+            .stdout()
+            .iter()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect()
+    }
+
+    /// The log lines of one event so far.
+    #[must_use]
+    pub fn events(&self, event: &str) -> Vec<Value> {
+        self.log()
+            .into_iter()
+            .filter(|line| line["event"] == event)
+            .collect()
+    }
+
+    /// Waits for a log line of that event.
+    ///
+    /// # Errors
+    /// When it does not come in time.
+    pub fn wait_event(
+        &mut self,
+        event: &str,
+        like: impl Fn(&Value) -> bool,
+    ) -> anyhow::Result<Value> {
+        self.process.wait_line(
+            &format!("log event {event:?}"),
+            Deadline::seconds(PATIENCE),
+            |line| {
+                let line: Value = serde_json::from_str(line).ok()?;
+                (line["event"] == event && like(&line)).then_some(line)
+            },
+        )
+    }
+
+    /// Waits for the `count`-th access-log line and returns the last of them.
+    ///
+    /// # Errors
+    /// When it does not come in time.
+    pub fn wait_requests(&mut self, count: usize) -> anyhow::Result<Value> {
+        wait_until(
+            &format!("access-log line {count}"),
+            Deadline::seconds(PATIENCE),
+            || Ok(self.events(event::REQUEST).get(count - 1).cloned()),
+        )
+        .with_context(|| self.process.transcript())
+    }
+
+    /// What `mtls-appliance status --json` says.
+    ///
+    /// # Errors
+    /// When the command fails or prints no JSON.
+    pub fn status(&self) -> anyhow::Result<Value> {
+        let mut command = Command::new(appliance_binary()?);
+        command
+            .arg("status")
+            .arg("--config")
+            .arg(&self.configuration)
+            .arg("--json");
+        let finished = Process::start("mtls-appliance status", &self.place, &mut command)?
+            .wait(Deadline::seconds(PATIENCE))?;
+        ensure!(
+            finished.status.success(),
+            "status failed: {}",
+            finished.output()
+        );
+        serde_json::from_str(&finished.stdout)
+            .with_context(|| format!("status printed {:?}", finished.stdout))
+    }
+
+    /// One of its counters.
+    ///
+    /// # Errors
+    /// When `status` has no such counter.
+    pub fn counter(&self, name: &str) -> anyhow::Result<u64> {
+        let status = self.status()?;
+        status["counters"][name]
+            .as_u64()
+            .with_context(|| format!("no counter {name} in {}", status["counters"]))
+    }
+
+    /// All refused or failed handshakes, whatever the reason.
+    ///
+    /// # Errors
+    /// When `status` has no counters.
+    pub fn handshake_failures(&self) -> anyhow::Result<u64> {
+        let status = self.status()?;
+        let counters = status["counters"]
+            .as_object()
+            .context("status has no counters")?;
+        let failures = counters.iter().filter(|(name, _)| {
+            // "handshake_refused.expired", but neither "handshakes_completed" nor "handshakes_running".
+            name.starts_with(counter::HANDSHAKE_FAILURES)
+        });
+        Ok(failures.filter_map(|(_, value)| value.as_u64()).sum())
+    }
+
+    /// Waits until a counter reaches a value.
+    ///
+    /// # Errors
+    /// When it does not in time.
+    pub fn wait_counter(&self, name: &str, at_least: u64) -> anyhow::Result<u64> {
+        wait_until(
+            &format!("counter {name} to reach {at_least}"),
+            Deadline::seconds(PATIENCE),
+            || {
+                let value = self.counter(name)?;
+                Ok((value >= at_least).then_some(value))
+            },
+        )
+    }
+
+    /// Fails unless the process still runs and answers `status`.
+    ///
+    /// # Errors
+    /// As said.
+    pub fn must_be_alive(&mut self) -> anyhow::Result<()> {
+        if !self.process.is_running()? {
+            bail!("the appliance ended\n{}", self.process.transcript());
+        }
+        self.status().map(drop)
+    }
+
+    /// Has it reload (SIGHUP) and waits for the log line about it.
+    ///
+    /// # Errors
+    /// When no line comes in time.
+    pub fn reload(&mut self) -> anyhow::Result<Value> {
+        let before = self.events(event::RELOAD).len();
+        self.process.signal(Signal::HUP)?;
+        wait_until(
+            "the log line of the reload",
+            Deadline::seconds(PATIENCE),
+            || Ok(self.events(event::RELOAD).get(before).cloned()),
+        )
+        .with_context(|| self.process.transcript())
+    }
+
+    fn launch(lab: &Lab, place: &Place, configuration: &PathBuf) -> anyhow::Result<Process> {
+        let mut command = Command::new(appliance_binary()?);
+        command.arg("run").arg("--config").arg(configuration);
+        let mut process = Process::start("mtls-appliance", place, &mut command)?;
+        process.keep_transcript(lab.path("appliance.transcript"));
+        Ok(process)
+    }
+
+    fn wait_ready(&mut self) -> anyhow::Result<()> {
+        self.wait_event(event::READY, |_| true).map(drop)
+    }
+}

@@ -1,0 +1,496 @@
+//! A caller that can misbehave: TLS by rustls, every byte inside chosen by the test.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail, ensure};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{
+    AlertDescription, ClientConfig, ClientConnection, RootCertStore, StreamOwned,
+    SupportedProtocolVersion,
+};
+
+use super::Place;
+use super::curl::{NAME, write_pattern};
+use crate::http::{Framing, HEAD_LIMIT, Head, chunk_size};
+use crate::pattern;
+
+/// How long any single read or write may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How a client does TLS. Clones share resumed sessions.
+#[derive(Clone)]
+pub struct ClientTls {
+    config: Arc<ClientConfig>,
+    folder: PathBuf,
+    identity: Option<String>,
+}
+
+impl ClientTls {
+    pub(super) fn new(folder: &Path, identity: Option<&str>) -> anyhow::Result<Self> {
+        Self::with_versions(folder, identity, rustls::ALL_VERSIONS)
+    }
+
+    /// The same with one TLS version only.
+    ///
+    /// # Errors
+    /// When the certificates cannot be read again.
+    pub fn only(&self, version: &'static SupportedProtocolVersion) -> anyhow::Result<Self> {
+        Self::with_versions(&self.folder, self.identity.as_deref(), &[version])
+    }
+
+    fn with_versions(
+        folder: &Path,
+        identity: Option<&str>,
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> anyhow::Result<Self> {
+        let mut roots = RootCertStore::empty();
+        for certificate in chain(folder, "edge-ca")? {
+            roots.add(certificate)?;
+        }
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(versions)?
+            .with_root_certificates(roots);
+        let mut config = match identity {
+            None => builder.with_no_client_auth(),
+            Some(name) => {
+                let path = folder.join(format!("{name}.key"));
+                let key = PrivateKeyDer::from_pem_file(&path)
+                    .with_context(|| format!("cannot read {}", path.display()))?;
+                builder.with_client_auth_cert(chain(folder, name)?, key)?
+            }
+        };
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Self {
+            config: Arc::new(config),
+            folder: folder.to_owned(),
+            identity: identity.map(str::to_owned),
+        })
+    }
+}
+
+/// A connected client.
+pub struct Client {
+    stream: StreamOwned<ClientConnection, TcpStream>,
+    /// Read, not yet consumed.
+    buffer: Vec<u8>,
+}
+
+/// A whole response.
+#[derive(Debug, Clone)]
+pub struct Response {
+    /// Interim responses before it.
+    pub interim: Vec<Head>,
+    /// Its head.
+    pub head: Head,
+    /// Its status code.
+    pub status: u16,
+    /// Its body without chunked framing; empty after [`Client::download`].
+    pub body: Vec<u8>,
+    /// Length of the body.
+    pub length: u64,
+    /// SHA-256 of the body.
+    pub sha256: String,
+}
+
+impl Response {
+    /// The body as text.
+    #[must_use]
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// The body as JSON.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn json(&self) -> anyhow::Result<serde_json::Value> {
+        serde_json::from_slice(&self.body).with_context(|| format!("no JSON: {:?}", self.text()))
+    }
+}
+
+impl Client {
+    /// Connects from a place and performs the handshake as far as the client sees it; with TLS 1.3 the server may still
+    /// refuse the certificate.
+    ///
+    /// # Errors
+    /// When either fails.
+    pub fn connect(place: &Place, address: SocketAddr, tls: &ClientTls) -> anyhow::Result<Self> {
+        let socket = tcp(place, address)?;
+        let connection =
+            ClientConnection::new(Arc::clone(&tls.config), ServerName::try_from(NAME)?)?;
+        let mut stream = StreamOwned::new(connection, socket);
+        while stream.conn.is_handshaking() {
+            stream
+                .conn
+                .complete_io(&mut stream.sock)
+                .context("TLS handshake")?;
+        }
+        Ok(Self {
+            stream,
+            buffer: Vec::new(),
+        })
+    }
+
+    /// Whether the server accepted a ticket instead of a full handshake.
+    #[must_use]
+    pub fn resumed(&self) -> bool {
+        self.stream.conn.handshake_kind() == Some(rustls::HandshakeKind::Resumed)
+    }
+
+    /// The certificate the server showed, DER.
+    #[must_use]
+    pub fn server_certificate(&self) -> Option<Vec<u8>> {
+        Some(self.stream.conn.peer_certificates()?.first()?.to_vec())
+    }
+
+    /// Sends bytes as they are, in a record of their own.
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> anyhow::Result<()> {
+        self.stream.write_all(bytes.as_ref()).context("sending")?;
+        self.stream.flush().context("sending")
+    }
+
+    /// Sends a request line, `Host`, these fields, and the end of the head.
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub fn send_head(&mut self, method: &str, target: &str, fields: &[&str]) -> anyhow::Result<()> {
+        let mut head = format!("{method} {target} HTTP/1.1\r\nHost: {NAME}\r\n");
+        for field in fields {
+            head += field;
+            head += "\r\n";
+        }
+        head += "\r\n";
+        self.send(head)
+    }
+
+    /// A GET with these fields, and its response.
+    ///
+    /// # Errors
+    /// When the response is not whole and well-formed.
+    pub fn get(&mut self, target: &str, fields: &[&str]) -> anyhow::Result<Response> {
+        self.send_head("GET", target, fields)?;
+        self.response("GET")
+    }
+
+    /// A POST with Content-Length, and its response.
+    ///
+    /// # Errors
+    /// When the response is not whole and well-formed.
+    pub fn post(&mut self, target: &str, body: &[u8]) -> anyhow::Result<Response> {
+        let length = format!("Content-Length: {}", body.len());
+        self.send_head("POST", target, &[&length])?;
+        self.send(body)?;
+        self.response("POST")
+    }
+
+    /// A POST of the first `length` pattern bytes with Content-Length, and its response.
+    ///
+    /// # Errors
+    /// When the response is not whole and well-formed.
+    pub fn upload(&mut self, target: &str, length: u64) -> anyhow::Result<Response> {
+        let field = format!("Content-Length: {length}");
+        self.send_head("POST", target, &[&field])?;
+        write_pattern(&mut self.stream, length).context("sending the body")?;
+        self.response("POST")
+    }
+
+    /// Reads a response, keeping its body.
+    ///
+    /// # Errors
+    /// When it is not whole and well-formed.
+    pub fn response(&mut self, method: &str) -> anyhow::Result<Response> {
+        let mut body = Vec::new();
+        let mut response = self.receive(method, &mut |bytes| body.extend_from_slice(bytes))?;
+        response.body = body;
+        Ok(response)
+    }
+
+    /// A GET of a large body, which is digested and not kept.
+    ///
+    /// # Errors
+    /// When the response is not whole and well-formed.
+    pub fn download(&mut self, target: &str) -> anyhow::Result<Response> {
+        self.send_head("GET", target, &[])?;
+        self.receive("GET", &mut |_| {})
+    }
+
+    /// Reads to the end of the connection; says whether it ended properly, with close_notify.
+    ///
+    /// # Errors
+    /// When the read fails otherwise than by an end.
+    pub fn read_to_end(&mut self) -> anyhow::Result<(Vec<u8>, bool)> {
+        loop {
+            let mut piece = [0; 16 * 1024];
+            match self.stream.read(&mut piece) {
+                Ok(0) => return Ok((std::mem::take(&mut self.buffer), true)),
+                Ok(read) => self.buffer.extend_from_slice(&piece[..read]),
+                Err(error) if is_end(&error) => {
+                    return Ok((std::mem::take(&mut self.buffer), false));
+                }
+                Err(error) => return Err(error).context("reading to the end"),
+            }
+        }
+    }
+
+    /// Fails unless nothing arrives for that long and the connection stays open.
+    ///
+    /// # Errors
+    /// When something arrives or the connection ends.
+    pub fn must_stay_silent(&mut self, time: Duration) -> anyhow::Result<()> {
+        self.stream.sock.set_read_timeout(Some(time))?;
+        let mut piece = [0; 1024];
+        let result = self.stream.read(&mut piece);
+        self.stream.sock.set_read_timeout(Some(PATIENCE))?;
+        match result {
+            Err(error) if is_timeout(&error) => Ok(()),
+            Ok(0) => bail!("the connection was closed"),
+            Ok(read) => bail!(
+                "unexpected bytes: {:?}",
+                String::from_utf8_lossy(&piece[..read])
+            ),
+            Err(error) => Err(error).context("the connection ended"),
+        }
+    }
+
+    /// Sends close_notify and leaves the reading side open.
+    ///
+    /// # Errors
+    /// When it cannot be sent.
+    pub fn close_notify(&mut self) -> anyhow::Result<()> {
+        self.stream.conn.send_close_notify();
+        self.stream.flush().context("sending close_notify")
+    }
+
+    /// Ends TCP's sending side without close_notify.
+    ///
+    /// # Errors
+    /// When the socket is gone.
+    pub fn fin(&mut self) -> anyhow::Result<()> {
+        Ok(self.stream.sock.shutdown(std::net::Shutdown::Write)?)
+    }
+
+    /// Resets the connection.
+    ///
+    /// # Errors
+    /// When the socket is gone.
+    pub fn reset(self) -> anyhow::Result<()> {
+        rustix::net::sockopt::set_socket_linger(&self.stream.sock, Some(Duration::ZERO))?;
+        Ok(())
+    }
+
+    fn receive(&mut self, method: &str, sink: &mut dyn FnMut(&[u8])) -> anyhow::Result<Response> {
+        let mut interim = Vec::new();
+        let head = loop {
+            let head = self.head()?;
+            if head.status()? / 100 != 1 || head.status()? == 101 {
+                break head;
+            }
+            ensure!(interim.len() < 100, "more than 100 interim responses");
+            interim.push(head);
+        };
+        let status = head.status()?;
+        let mut digest = pattern::Sha256::default();
+        let mut take = |bytes: &[u8]| {
+            digest.update(bytes);
+            sink(bytes);
+        };
+        match head.response_framing(method)? {
+            Framing::None => {}
+            Framing::Length(length) => self.exactly(length, &mut take)?,
+            Framing::Chunked => loop {
+                let size = chunk_size(&self.line()?)?;
+                if size == 0 {
+                    while !self.line()?.is_empty() {}
+                    break;
+                }
+                self.exactly(size, &mut take)?;
+                ensure!(
+                    self.line()?.is_empty(),
+                    "a chunk is longer than its size says"
+                );
+            },
+            Framing::UntilClose => {
+                let (rest, proper) = self.read_to_end()?;
+                ensure!(
+                    proper,
+                    "the connection ended within a body: no close_notify"
+                );
+                take(&rest);
+            }
+        }
+        Ok(Response {
+            interim,
+            head,
+            status,
+            body: Vec::new(),
+            length: digest.length(),
+            sha256: digest.finish(),
+        })
+    }
+
+    fn head(&mut self) -> anyhow::Result<Head> {
+        let mut bytes = Vec::new();
+        loop {
+            let line = self.line().context("waiting for a response's head")?;
+            if line.is_empty() {
+                return Ok(Head::parse(&bytes)?);
+            }
+            bytes.extend_from_slice(&line);
+            bytes.extend_from_slice(b"\r\n");
+            ensure!(
+                bytes.len() < HEAD_LIMIT,
+                "a head longer than {HEAD_LIMIT} bytes"
+            );
+        }
+    }
+
+    fn line(&mut self) -> anyhow::Result<Vec<u8>> {
+        let mut searched = 0;
+        loop {
+            if let Some(at) = self.buffer[searched..]
+                .iter()
+                .position(|byte| *byte == b'\n')
+            {
+                let mut line: Vec<u8> = self.buffer.drain(..=searched + at).collect();
+                ensure!(
+                    line.ends_with(b"\r\n"),
+                    "a line without CR: {:?}",
+                    String::from_utf8_lossy(&line)
+                );
+                line.truncate(line.len() - 2);
+                return Ok(line);
+            }
+            searched = self.buffer.len();
+            ensure!(
+                searched < HEAD_LIMIT,
+                "a line longer than {HEAD_LIMIT} bytes"
+            );
+            self.fill()?;
+        }
+    }
+
+    fn exactly(&mut self, mut length: u64, sink: &mut dyn FnMut(&[u8])) -> anyhow::Result<()> {
+        while length > 0 {
+            if self.buffer.is_empty() {
+                self.fill().context("the connection ended within a body")?;
+            }
+            let step = usize::try_from(length)
+                .unwrap_or(usize::MAX)
+                .min(self.buffer.len());
+            sink(&self.buffer[..step]);
+            self.buffer.drain(..step);
+            length -= step as u64;
+        }
+        Ok(())
+    }
+
+    fn fill(&mut self) -> anyhow::Result<()> {
+        let mut piece = [0; 16 * 1024];
+        match self.stream.read(&mut piece)? {
+            0 => Err(anyhow!("the peer closed")),
+            read => {
+                self.buffer.extend_from_slice(&piece[..read]);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// What became of a connection attempt that should be refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// It was not refused.
+    Accepted,
+    /// By a fatal alert.
+    Alert(AlertDescription),
+    /// The connection ended without one.
+    Closed(String),
+}
+
+/// Connects, and tells how the server refuses this client.
+///
+/// # Errors
+/// When TCP does not connect, or the server neither answers nor refuses.
+pub fn refusal(place: &Place, address: SocketAddr, tls: &ClientTls) -> anyhow::Result<Refusal> {
+    let mut client = match Client::connect(place, address, tls) {
+        Ok(client) => client,
+        Err(error) => match error.downcast_ref::<io::Error>() {
+            Some(error) => return Ok(Refusal::of(error)),
+            None => return Err(error),
+        },
+    };
+    // With TLS 1.3 the verdict on the certificate comes after the client's side of the handshake is complete.
+    let mut byte = [0];
+    client
+        .stream
+        .sock
+        .set_read_timeout(Some(Duration::from_millis(500)))?;
+    match client.stream.read(&mut byte) {
+        Err(error) if is_timeout(&error) => {}
+        Err(error) => return Ok(Refusal::of(&error)),
+        Ok(_) => return Ok(Refusal::Closed("close_notify".to_owned())),
+    }
+    client.stream.sock.set_read_timeout(Some(PATIENCE))?;
+    client.send_head("GET", "/headers", &[])?;
+    match client.stream.read(&mut byte) {
+        Ok(0) => Ok(Refusal::Closed("close_notify".to_owned())),
+        Ok(_) => Ok(Refusal::Accepted),
+        Err(error) if is_timeout(&error) => Err(error).context("neither answered nor refused"),
+        Err(error) => Ok(Refusal::of(&error)),
+    }
+}
+
+impl Refusal {
+    fn of(error: &io::Error) -> Self {
+        match error
+            .get_ref()
+            .and_then(|inner| inner.downcast_ref::<rustls::Error>())
+        {
+            Some(rustls::Error::AlertReceived(alert)) => Self::Alert(*alert),
+            _ => Self::Closed(error.to_string()),
+        }
+    }
+}
+
+/// A TCP connection from a place, with deadlines on reads and writes.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn tcp(place: &Place, address: SocketAddr) -> anyhow::Result<TcpStream> {
+    let connect = || {
+        TcpStream::connect_timeout(&address, PATIENCE)
+            .with_context(|| format!("connecting to {address}"))
+    };
+    let socket = place.enter(connect)?;
+    socket.set_nodelay(true)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_write_timeout(Some(PATIENCE))?;
+    Ok(socket)
+}
+
+fn chain(folder: &Path, name: &str) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+    let path = folder.join(format!("{name}.pem"));
+    CertificateDer::pem_file_iter(&path)
+        .and_then(Iterator::collect)
+        .with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+}
+
+fn is_end(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
+    )
+}

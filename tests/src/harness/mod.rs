@@ -1,0 +1,32 @@
+//! Starts the appliance and what it stands between, and takes everything down again.
+//!
+//! A test gets a [`Lab`]: a folder of its own, the development PKI, and the ways to start an [`Appliance`], an
+//! [`Origin`], [`curl`](Curl), [`openssl`](openssl::s_client), raw [`Client`]s and network [`Net`]s. Whatever is
+//! started ends with the value that stands for it. Every wait has a deadline. What the appliance calls things (events,
+//! counters, header names) is written in [`names`] alone.
+
+mod appliance;
+mod client;
+mod curl;
+mod deadline;
+mod features;
+mod lab;
+pub mod names;
+mod network;
+pub mod openssl;
+mod origin;
+mod process;
+mod settings;
+mod tls_stat;
+
+pub use appliance::Appliance;
+pub use client::{Client, ClientTls, Refusal, Response, refusal, tcp};
+pub use curl::{Curl, CurlAnswer};
+pub use deadline::{Deadline, wait_until};
+pub use features::{Feature, Skip};
+pub use lab::{Lab, clean_up};
+pub use network::{BpfFs, Namespace, Net, Place};
+pub use origin::{AS_ORIGIN, Origin, OriginKind};
+pub use process::{Finished, Process};
+pub use settings::Settings;
+pub use tls_stat::TlsStat;

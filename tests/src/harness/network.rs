@@ -1,0 +1,259 @@
+//! Hosts as network namespaces: caller, appliance and origin, joined by veth pairs.
+//!
+//! A process or connection belongs to the namespace of the thread that starts it, so [`Place`] does its work on a
+//! thread that has entered the namespace. Mounts stay those of the host, which `ip netns exec` would change: pinned
+//! BPF objects would then vanish with the process.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+
+use anyhow::{Context, anyhow, bail};
+use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use super::lab::tool;
+
+/// Where something runs.
+#[derive(Debug, Clone, Default)]
+pub enum Place {
+    /// The namespace of the tests.
+    #[default]
+    Here,
+    /// Another.
+    In(Arc<Namespace>),
+}
+
+impl Place {
+    /// Does something there.
+    ///
+    /// # Errors
+    /// When the namespace cannot be entered, or what `act` returns.
+    pub fn enter<T: Send>(
+        &self,
+        act: impl FnOnce() -> anyhow::Result<T> + Send,
+    ) -> anyhow::Result<T> {
+        let Self::In(namespace) = self else {
+            return act();
+        };
+        let file = File::open(namespace.path())
+            .with_context(|| format!("namespace {}", namespace.name))?;
+        thread::scope(|scope| {
+            let worker = scope.spawn(|| {
+                move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
+                    .with_context(|| format!("cannot enter the namespace {}", namespace.name))?;
+                act()
+            });
+            worker
+                .join()
+                .unwrap_or_else(|_| bail!("panicked in the namespace {}", namespace.name))
+        })
+    }
+
+    /// Starts a process there.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn spawn(&self, command: &mut Command) -> anyhow::Result<Child> {
+        self.enter(|| {
+            command
+                .spawn()
+                .with_context(|| format!("cannot run {}", command.get_program().display()))
+        })
+    }
+}
+
+/// A network namespace, removed with this value.
+#[derive(Debug)]
+pub struct Namespace {
+    name: String,
+}
+
+impl Namespace {
+    fn create(role: &str) -> anyhow::Result<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("mtls-e2e-{}-{count}-{role}", std::process::id());
+        ip(&["netns", "add", &name])?;
+        let namespace = Self { name };
+        namespace.ip(&["link", "set", "lo", "up"])?;
+        Ok(namespace)
+    }
+
+    /// Runs `ip` on this namespace.
+    ///
+    /// # Errors
+    /// When `ip` does, with what it says.
+    pub fn ip(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let mut all = vec!["-n", self.name.as_str()];
+        all.extend_from_slice(arguments);
+        ip(&all)
+    }
+
+    fn path(&self) -> PathBuf {
+        Path::new("/run/netns").join(&self.name)
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let _ = ip(&["netns", "del", &self.name]);
+    }
+}
+
+/// Three hosts: callers on `10.77.2.0/24` (registered in the development registry) and `10.77.3.0/24` (not), the
+/// appliance at `.1` of each, and the origin at `10.77.9.2`; the same with `fd77:<n>::`.
+pub struct Net {
+    /// Where callers are. Both kinds share one link, so the guard sees both on one interface.
+    pub caller: Place,
+    /// Where the appliance runs.
+    pub appliance: Place,
+    /// Where the origin runs.
+    pub origin: Place,
+    appliance_namespace: Arc<Namespace>,
+}
+
+impl Net {
+    /// The appliance's interface towards callers.
+    pub const FRONT: &'static str = "front";
+    /// The port the appliance listens on there.
+    pub const PORT: u16 = 8443;
+    /// The appliance's address for registered callers.
+    pub const REGISTERED: &'static str = "10.77.2.1";
+    /// The same in IPv6.
+    pub const REGISTERED_V6: &'static str = "fd77:2::1";
+    /// The appliance's address for callers that no organisation owns.
+    pub const UNREGISTERED: &'static str = "10.77.3.1";
+    /// The same in IPv6.
+    pub const UNREGISTERED_V6: &'static str = "fd77:3::1";
+    /// The origin's address.
+    pub const ORIGIN: &'static str = "10.77.9.2";
+
+    /// Lays it out.
+    ///
+    /// # Errors
+    /// When `ip` fails.
+    pub fn create() -> anyhow::Result<Self> {
+        let caller = Namespace::create("caller")?;
+        let appliance = Arc::new(Namespace::create("appliance")?);
+        let origin = Namespace::create("origin")?;
+        join(&caller, "net0", &appliance, Self::FRONT)?;
+        join(&origin, "net0", &appliance, "back")?;
+        for (host, interface, address) in [
+            (&caller, "net0", "10.77.2.2/24"),
+            (&caller, "net0", "fd77:2::2/64"),
+            (&caller, "net0", "10.77.3.2/24"),
+            (&caller, "net0", "fd77:3::2/64"),
+            (appliance.as_ref(), Self::FRONT, "10.77.2.1/24"),
+            (appliance.as_ref(), Self::FRONT, "fd77:2::1/64"),
+            (appliance.as_ref(), Self::FRONT, "10.77.3.1/24"),
+            (appliance.as_ref(), Self::FRONT, "fd77:3::1/64"),
+            (appliance.as_ref(), "back", "10.77.9.1/24"),
+            (&origin, "net0", "10.77.9.2/24"),
+        ] {
+            let mut arguments = vec!["address", "add", address, "dev", interface];
+            if address.contains(':') {
+                arguments.push("nodad");
+            }
+            host.ip(&arguments)?;
+        }
+        for (host, interface) in [
+            (&caller, "net0"),
+            (appliance.as_ref(), Self::FRONT),
+            (appliance.as_ref(), "back"),
+            (&origin, "net0"),
+        ] {
+            host.ip(&["link", "set", interface, "up"])?;
+        }
+        Ok(Self {
+            caller: Place::In(Arc::new(caller)),
+            appliance: Place::In(Arc::clone(&appliance)),
+            origin: Place::In(Arc::new(origin)),
+            appliance_namespace: appliance,
+        })
+    }
+
+    /// What `ip` says about the appliance's front interface: with XDP attached it names the program.
+    ///
+    /// # Errors
+    /// When `ip` fails.
+    pub fn front_link(&self) -> anyhow::Result<String> {
+        self.appliance_namespace
+            .ip(&["-d", "link", "show", "dev", Self::FRONT])
+    }
+}
+
+/// A BPF file system of its own, unmounted with this value.
+pub struct BpfFs {
+    path: PathBuf,
+}
+
+impl BpfFs {
+    /// Mounts one at `path`, creating the folder.
+    ///
+    /// # Errors
+    /// Without privilege or without BPF in the kernel.
+    pub fn mount(path: &Path) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(path)?;
+        rustix::mount::mount("bpf", path, "bpf", MountFlags::empty(), None)
+            .with_context(|| format!("cannot mount a BPF file system at {}", path.display()))?;
+        Ok(Self {
+            path: path.to_owned(),
+        })
+    }
+}
+
+impl Drop for BpfFs {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(&self.path, UnmountFlags::DETACH);
+    }
+}
+
+/// Whether namespaces can be made and joined here.
+pub(super) fn probe() -> anyhow::Result<()> {
+    Net::create().map(drop)
+}
+
+/// Whether there is BPF to load programs into.
+pub(super) fn probe_bpf() -> anyhow::Result<()> {
+    probe()?;
+    let path = std::env::temp_dir().join(format!("mtls-e2e-{}-bpf-probe", std::process::id()));
+    let mounted = BpfFs::mount(&path).map(drop);
+    let _ = std::fs::remove_dir(&path);
+    mounted
+}
+
+fn join(a: &Namespace, a_interface: &str, b: &Namespace, b_interface: &str) -> anyhow::Result<()> {
+    a.ip(&[
+        "link",
+        "add",
+        a_interface,
+        "type",
+        "veth",
+        "peer",
+        "name",
+        b_interface,
+        "netns",
+        &b.name,
+    ])
+    .map(drop)
+}
+
+fn ip(arguments: &[&str]) -> anyhow::Result<String> {
+    let output = Command::new(tool("ip")?)
+        .args(arguments)
+        .output()
+        .context("cannot run ip")?;
+    if !output.status.success() {
+        return Err(anyhow!(
+            "ip {}: {}",
+            arguments.join(" "),
+            String::from_utf8_lossy(&output.stderr).trim()
+        ));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}

@@ -1,0 +1,205 @@
+//! The server behind the appliance: the scripted one, or nginx.
+
+use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
+
+use anyhow::Context;
+use serde_json::Value;
+
+use super::lab::{free_port, local, tool};
+use super::{Deadline, Lab, Place, Process, wait_until};
+use crate::pattern;
+
+/// The word with which a program that uses this harness is asked to be the scripted origin.
+pub const AS_ORIGIN: &str = "testorigin";
+
+const PATIENCE: u64 = 20;
+
+/// Which server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OriginKind {
+    /// [`crate::origin`] with the certificate `origin`, TLS 1.2 and 1.3.
+    Scripted,
+    /// The same with TLS 1.2 only.
+    ScriptedTls12,
+    /// The same with another certificate of the PKI.
+    WithCertificate(&'static str),
+    /// nginx with the certificate `origin`: `/identity` answers identity fields, `/file` 8 MiB of pattern, `/` accepts
+    /// anything.
+    Nginx,
+}
+
+/// A running origin; killed with this value.
+pub struct Origin {
+    process: Process,
+    address: SocketAddr,
+    log: std::path::PathBuf,
+}
+
+impl Origin {
+    /// How long `/file` of nginx is.
+    pub const NGINX_FILE: usize = 8 * 1024 * 1024;
+
+    /// Starts one and waits until it accepts connections. Port 0 takes a free one.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn start(
+        lab: &Lab,
+        place: &Place,
+        kind: OriginKind,
+        address: SocketAddr,
+    ) -> anyhow::Result<Self> {
+        let log = lab.path("origin.log");
+        let mut origin = match kind {
+            OriginKind::Nginx => Self::nginx(lab, place, address, log)?,
+            OriginKind::Scripted => Self::scripted(lab, place, address, log, "origin", "any")?,
+            OriginKind::ScriptedTls12 => Self::scripted(lab, place, address, log, "origin", "1.2")?,
+            OriginKind::WithCertificate(name) => {
+                Self::scripted(lab, place, address, log, name, "any")?
+            }
+        };
+        origin
+            .process
+            .keep_transcript(lab.path("origin.transcript"));
+        Ok(origin)
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What the scripted origin noted of one kind: `connection`, `request`, `body`, `broken`, `malformed`, `end`.
+    ///
+    /// # Errors
+    /// When its log cannot be read.
+    pub fn journal(&self, event: &str) -> anyhow::Result<Vec<Value>> {
+        let text = std::fs::read_to_string(&self.log)
+            .with_context(|| format!("cannot read {}", self.log.display()))?;
+        let lines = text
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        Ok(lines.filter(|line| line["event"] == event).collect())
+    }
+
+    /// Waits for a journal entry.
+    ///
+    /// # Errors
+    /// When it does not come in time.
+    pub fn wait_journal(
+        &self,
+        event: &str,
+        like: impl Fn(&Value) -> bool,
+    ) -> anyhow::Result<Value> {
+        wait_until(
+            &format!("the origin to note {event:?}"),
+            Deadline::seconds(PATIENCE),
+            || Ok(self.journal(event)?.into_iter().find(|line| like(line))),
+        )
+    }
+
+    fn scripted(
+        lab: &Lab,
+        place: &Place,
+        address: SocketAddr,
+        log: std::path::PathBuf,
+        certificate: &str,
+        tls: &str,
+    ) -> anyhow::Result<Self> {
+        std::fs::write(&log, "")?;
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args([AS_ORIGIN, "--listen", &address.to_string(), "--tls", tls]);
+        command
+            .arg("--certificate")
+            .arg(lab.path(&format!("{certificate}.pem")));
+        command
+            .arg("--key")
+            .arg(lab.path(&format!("{certificate}.key")));
+        command
+            .arg("--client-ca")
+            .arg(lab.path("origin-ca.pem"))
+            .arg("--log")
+            .arg(&log);
+        let mut process = Process::start("testorigin", place, &mut command)?;
+        let address = process.wait_line("readiness", Deadline::seconds(PATIENCE), |line| {
+            let line: Value = serde_json::from_str(line).ok()?;
+            line["address"].as_str()?.parse().ok()
+        })?;
+        Ok(Self {
+            process,
+            address,
+            log,
+        })
+    }
+
+    fn nginx(
+        lab: &Lab,
+        place: &Place,
+        address: SocketAddr,
+        log: std::path::PathBuf,
+    ) -> anyhow::Result<Self> {
+        let address = if address.port() == 0 {
+            local(free_port()?)
+        } else {
+            address
+        };
+        let folder = lab.path("nginx");
+        std::fs::create_dir_all(&folder)?;
+        std::fs::write(folder.join("file"), pattern::bytes(Self::NGINX_FILE))?;
+        let root = folder.display();
+        let certificates = lab.path("");
+        let certificates = certificates.display();
+        let configuration = format!(
+            r#"
+            daemon off; master_process off; pid {root}/pid; error_log stderr warn;
+            events {{ worker_connections 512; }}
+            http {{
+                access_log off; sendfile on; keepalive_requests 100000;
+                client_body_temp_path {root}/body; proxy_temp_path {root}/proxy; fastcgi_temp_path {root}/fastcgi;
+                uwsgi_temp_path {root}/uwsgi; scgi_temp_path {root}/scgi;
+                server {{
+                    listen {address} ssl;
+                    ssl_certificate {certificates}/origin.pem;
+                    ssl_certificate_key {certificates}/origin.key;
+                    ssl_client_certificate {certificates}/origin-ca.pem;
+                    ssl_verify_client on;
+                    ssl_protocols TLSv1.2 TLSv1.3;
+                    client_max_body_size 0;
+                    root {root};
+                    location = /identity {{
+                        return 200 "serial=$http_x_mydata_client_serialnumber\ncode=$http_x_mydata_client_org_code\nby=$ssl_client_s_dn\n";
+                    }}
+                    location = /file {{ }}
+                    location / {{ return 204; }}
+                }}
+            }}
+            "#
+        );
+        let file = folder.join("nginx.conf");
+        std::fs::write(&file, configuration)?;
+        let mut command = Command::new(tool("nginx")?);
+        command
+            .arg("-e")
+            .arg("stderr")
+            .arg("-p")
+            .arg(&folder)
+            .arg("-c")
+            .arg(&file);
+        let mut process = Process::start("nginx", place, &mut command)?;
+        wait_until("nginx to listen", Deadline::seconds(PATIENCE), || {
+            anyhow::ensure!(
+                process.is_running()?,
+                "nginx ended\n{}",
+                process.transcript()
+            );
+            Ok(place.enter(|| Ok(TcpStream::connect(address)?)).ok())
+        })?;
+        Ok(Self {
+            process,
+            address,
+            log,
+        })
+    }
+}
