@@ -5,9 +5,8 @@ use std::collections::BTreeMap;
 use anyhow::{Context, anyhow};
 use rcgen::string::PrintableString;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, DnValue,
-    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
-    PKCS_RSA_SHA256, SanType,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, DnValue, ExtendedKeyUsagePurpose,
+    IsCa, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256, SanType,
 };
 use time::{Duration, OffsetDateTime};
 
@@ -36,8 +35,7 @@ pub(crate) fn issue(spec: &Spec, now: OffsetDateTime) -> anyhow::Result<Vec<Issu
     let mut authorities: BTreeMap<&FileName, SigningAuthority> = BTreeMap::new();
     let mut issued = Vec::new();
     for entry in &spec.authorities {
-        let signed = authority(entry, &authorities, now)
-            .with_context(|| format!("authority {}", entry.name))?;
+        let signed = authority(entry, &authorities, now).with_context(|| format!("authority {}", entry.name))?;
         issued.push(Issued {
             name: entry.name.clone(),
             chain_pem: signed.issuer.pem(),
@@ -47,8 +45,7 @@ pub(crate) fn issue(spec: &Spec, now: OffsetDateTime) -> anyhow::Result<Vec<Issu
         authorities.insert(&entry.name, signed);
     }
     for entry in &spec.certificates {
-        let signed = certificate(entry, &authorities, now)
-            .with_context(|| format!("certificate {}", entry.name))?;
+        let signed = certificate(entry, &authorities, now).with_context(|| format!("certificate {}", entry.name))?;
         issued.push(signed);
     }
     Ok(issued)
@@ -65,20 +62,12 @@ fn authority(
     let key = key(entry.key)?;
     let Some(parent_name) = &entry.issuer else {
         let issuer = CertifiedIssuer::self_signed(params, key)?;
-        return Ok(SigningAuthority {
-            issuer,
-            intermediates_pem: String::new(),
-        });
+        return Ok(SigningAuthority { issuer, intermediates_pem: String::new() });
     };
-    let parent = authorities
-        .get(parent_name)
-        .ok_or_else(|| anyhow!("no authority named {parent_name}"))?;
+    let parent = authorities.get(parent_name).ok_or_else(|| anyhow!("no authority named {parent_name}"))?;
     let issuer = CertifiedIssuer::signed_by(params, key, &parent.issuer)?;
     let intermediates_pem = issuer.pem() + &parent.intermediates_pem;
-    Ok(SigningAuthority {
-        issuer,
-        intermediates_pem,
-    })
+    Ok(SigningAuthority { issuer, intermediates_pem })
 }
 
 fn certificate(
@@ -98,16 +87,10 @@ fn certificate(
         })
         .collect();
     for name in &entry.dns {
-        params
-            .subject_alt_names
-            .push(SanType::DnsName(name.as_str().try_into()?));
+        params.subject_alt_names.push(SanType::DnsName(name.as_str().try_into()?));
     }
-    params
-        .subject_alt_names
-        .extend(entry.ip.iter().copied().map(SanType::IpAddress));
-    let parent = authorities
-        .get(&entry.issuer)
-        .ok_or_else(|| anyhow!("no authority named {}", entry.issuer))?;
+    params.subject_alt_names.extend(entry.ip.iter().copied().map(SanType::IpAddress));
+    let parent = authorities.get(&entry.issuer).ok_or_else(|| anyhow!("no authority named {}", entry.issuer))?;
     let key = key(entry.key)?;
     let leaf = params.signed_by(&key, &parent.issuer)?;
     Ok(Issued {
@@ -118,11 +101,7 @@ fn certificate(
     })
 }
 
-fn params(
-    subject: &Subject,
-    valid: ValidDays,
-    now: OffsetDateTime,
-) -> anyhow::Result<CertificateParams> {
+fn params(subject: &Subject, valid: ValidDays, now: OffsetDateTime) -> anyhow::Result<CertificateParams> {
     let mut params = CertificateParams::default();
     params.distinguished_name = distinguished_name(subject)?;
     params.not_before = day(now, valid.from);
@@ -143,8 +122,7 @@ fn distinguished_name(subject: &Subject) -> anyhow::Result<DistinguishedName> {
 }
 
 fn printable(text: &str) -> anyhow::Result<DnValue> {
-    let text = PrintableString::try_from(text)
-        .with_context(|| format!("{text:?} is not a PrintableString"))?;
+    let text = PrintableString::try_from(text).with_context(|| format!("{text:?} is not a PrintableString"))?;
     Ok(DnValue::PrintableString(text))
 }
 

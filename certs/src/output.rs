@@ -30,14 +30,7 @@ impl Stamp {
             context.update(&(input.len() as u64).to_be_bytes());
             context.update(input.as_bytes());
         }
-        Self(
-            context
-                .finish()
-                .as_ref()
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect(),
-        )
+        Self(context.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect())
     }
 }
 
@@ -57,17 +50,11 @@ pub(crate) struct Folder {
 
 impl Folder {
     pub(crate) fn lock(path: &Path) -> anyhow::Result<Self> {
-        fs::create_dir_all(path)
-            .with_context(|| format!("cannot create the folder {}", path.display()))?;
+        fs::create_dir_all(path).with_context(|| format!("cannot create the folder {}", path.display()))?;
         let lock_path = path.join(LOCK);
-        let lock = File::create(&lock_path)
-            .with_context(|| format!("cannot write {}", lock_path.display()))?;
-        lock.lock()
-            .with_context(|| format!("cannot lock {}", lock_path.display()))?;
-        Ok(Self {
-            path: path.to_owned(),
-            _lock: lock,
-        })
+        let lock = File::create(&lock_path).with_context(|| format!("cannot write {}", lock_path.display()))?;
+        lock.lock().with_context(|| format!("cannot lock {}", lock_path.display()))?;
+        Ok(Self { path: path.to_owned(), _lock: lock })
     }
 
     /// Whether an earlier run with the same description left every file, none of them due for renewal.
@@ -84,8 +71,7 @@ impl Folder {
             && in_time
             && self.path.join("registry.toml").is_file()
             && spec.names().all(|name| {
-                self.path.join(format!("{name}.pem")).is_file()
-                    && self.path.join(format!("{name}.key")).is_file()
+                self.path.join(format!("{name}.pem")).is_file() && self.path.join(format!("{name}.key")).is_file()
             })
     }
 
@@ -99,8 +85,7 @@ impl Folder {
     ) -> anyhow::Result<()> {
         let stale = self.path.join(STAMP);
         if stale.exists() {
-            fs::remove_file(&stale)
-                .with_context(|| format!("cannot remove {}", stale.display()))?;
+            fs::remove_file(&stale).with_context(|| format!("cannot remove {}", stale.display()))?;
         }
         for entry in issued {
             self.write(&format!("{}.key", entry.name), &entry.key_pem, 0o600)?;
@@ -108,11 +93,7 @@ impl Folder {
         }
         self.write("registry.toml", registry, 0o644)?;
         // What is described as already expired never asks for renewal.
-        let first_end = issued
-            .iter()
-            .map(|entry| entry.not_after)
-            .filter(|end| *end > now)
-            .min();
+        let first_end = issued.iter().map(|entry| entry.not_after).filter(|end| *end > now).min();
         let renew_at = first_end.map_or(now, |end| end - RENEW_BEFORE);
         let stamp_file = StampFile {
             description: Stamp(stamp.0.clone()),
@@ -130,11 +111,7 @@ impl Folder {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(mode)
-                .open(&partial)?;
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&partial)?;
             file.write_all(content.as_bytes())?;
             fs::rename(&partial, &path)
         })();

@@ -94,9 +94,7 @@ impl TryFrom<String> for FileName {
     fn try_from(name: String) -> Result<Self, String> {
         let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
         if name.is_empty() || !name.bytes().all(plain) {
-            return Err(format!(
-                "name = {name:?}: use lower-case letters, digits and hyphens; it becomes a file name"
-            ));
+            return Err(format!("name = {name:?}: use lower-case letters, digits and hyphens; it becomes a file name"));
         }
         Ok(Self(name))
     }
@@ -107,9 +105,7 @@ impl TryFrom<(i64, i64)> for ValidDays {
 
     fn try_from((from, to): (i64, i64)) -> Result<Self, String> {
         if from >= to {
-            return Err(format!(
-                "valid = [{from}, {to}]: the first day must come before the last"
-            ));
+            return Err(format!("valid = [{from}, {to}]: the first day must come before the last"));
         }
         Ok(Self { from, to })
     }
@@ -128,11 +124,7 @@ impl Spec {
                     authority.name
                 );
             }
-            ensure!(
-                authorities.insert(&authority.name),
-                "pki.toml: two authorities are named {}",
-                authority.name
-            );
+            ensure!(authorities.insert(&authority.name), "pki.toml: two authorities are named {}", authority.name);
         }
         let mut names = authorities.clone();
         for certificate in &spec.certificates {
@@ -143,20 +135,13 @@ impl Spec {
                     certificate.issuer
                 );
             }
-            ensure!(
-                names.insert(&certificate.name),
-                "pki.toml: two entries are named {}",
-                certificate.name
-            );
+            ensure!(names.insert(&certificate.name), "pki.toml: two entries are named {}", certificate.name);
         }
         Ok(spec)
     }
 
     /// Every entry's name: each has a `.pem` and a `.key`.
     pub(crate) fn names(&self) -> impl Iterator<Item = &FileName> {
-        self.authorities
-            .iter()
-            .map(|a| &a.name)
-            .chain(self.certificates.iter().map(|c| &c.name))
+        self.authorities.iter().map(|a| &a.name).chain(self.certificates.iter().map(|c| &c.name))
     }
 }

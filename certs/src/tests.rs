@@ -29,9 +29,7 @@ impl Drop for Scratch {
 }
 
 fn certificates(pem: &str) -> Vec<Vec<u8>> {
-    x509_parser::pem::Pem::iter_from_buffer(pem.as_bytes())
-        .map(|p| p.unwrap().contents)
-        .collect()
+    x509_parser::pem::Pem::iter_from_buffer(pem.as_bytes()).map(|p| p.unwrap().contents).collect()
 }
 
 #[test]
@@ -58,10 +56,7 @@ fn the_subject_serial_number_is_a_printable_string_after_the_common_name() {
     let (_, leaf) = X509Certificate::from_der(&chain[0]).unwrap();
     let last = leaf.subject().iter_attributes().last().unwrap();
     assert_eq!(last.attr_type().to_id_string(), "2.5.4.5");
-    assert_eq!(
-        last.attr_value().header.tag(),
-        x509_parser::der_parser::asn1_rs::Tag::PrintableString
-    );
+    assert_eq!(last.attr_value().header.tag(), x509_parser::der_parser::asn1_rs::Tag::PrintableString);
     assert_eq!(last.as_str().unwrap(), "345-67-89012");
     let organisation = leaf.subject().iter_organization().next().unwrap();
     assert_eq!(organisation.as_str().unwrap(), "가나다은행");
@@ -85,15 +80,7 @@ fn keys_can_be_read_by_their_owner_alone() {
     let scratch = Scratch::new("mode");
     generate(&scratch.0).unwrap();
     for name in ["edge.key", "client-ca.key", "client-rsa.key"] {
-        assert_eq!(
-            fs::metadata(scratch.0.join(name))
-                .unwrap()
-                .permissions()
-                .mode()
-                & 0o777,
-            0o600,
-            "{name}"
-        );
+        assert_eq!(fs::metadata(scratch.0.join(name)).unwrap().permissions().mode() & 0o777, 0o600, "{name}");
     }
 }
 
@@ -104,11 +91,7 @@ fn a_second_run_keeps_the_files_until_they_are_stale() {
     generate_at(&scratch.0, PKI, now).unwrap();
     let first = scratch.read("edge.pem");
     generate_at(&scratch.0, PKI, now + Duration::days(300)).unwrap();
-    assert_eq!(
-        scratch.read("edge.pem"),
-        first,
-        "still valid for three months"
-    );
+    assert_eq!(scratch.read("edge.pem"), first, "still valid for three months");
 
     generate_at(&scratch.0, PKI, now + Duration::days(391)).unwrap();
     let renewed = scratch.read("edge.pem");
@@ -135,17 +118,10 @@ fn mistakes_in_a_description_are_named() {
     let mistake = |from: &str, to: &str| {
         let text = PKI.replacen(from, to, 1);
         assert_ne!(text, PKI);
-        format!(
-            "{:#}",
-            generate_at(&scratch.0, &text, OffsetDateTime::now_utc()).unwrap_err()
-        )
+        format!("{:#}", generate_at(&scratch.0, &text, OffsetDateTime::now_utc()).unwrap_err())
     };
-    assert!(
-        mistake("issuer = \"edge-ca\"", "issuer = \"edge-caa\"").contains("issuer = \"edge-caa\"")
-    );
-    assert!(
-        mistake("name = \"edge-next\"", "name = \"edge\"").contains("two entries are named edge")
-    );
+    assert!(mistake("issuer = \"edge-ca\"", "issuer = \"edge-caa\"").contains("issuer = \"edge-caa\""));
+    assert!(mistake("name = \"edge-next\"", "name = \"edge\"").contains("two entries are named edge"));
     assert!(mistake("name = \"edge\"", "name = \"../edge\"").contains("\"../edge\""));
     assert!(mistake("valid = [-1, 397]", "valid = [397, -1]").contains("[397, -1]"));
     assert!(mistake("123-45-67890", "123_45@67890").contains("PrintableString"));

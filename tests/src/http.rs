@@ -63,27 +63,19 @@ impl Head {
 
     /// The values of every field of that name, in order.
     pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        self.fields
-            .iter()
-            .filter(move |(n, _)| n.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value.as_str())
+        self.fields.iter().filter(move |(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
     /// The first value of that name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.fields
-            .iter()
-            .find(|(n, _)| n.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value.as_str())
+        self.fields.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
     /// Whether a comma-separated field contains a token.
     #[must_use]
     pub fn has_token(&self, name: &str, token: &str) -> bool {
-        self.all(name)
-            .flat_map(|value| value.split(','))
-            .any(|item| item.trim().eq_ignore_ascii_case(token))
+        self.all(name).flat_map(|value| value.split(',')).any(|item| item.trim().eq_ignore_ascii_case(token))
     }
 
     /// The status code of a response.
@@ -94,9 +86,7 @@ impl Head {
         let bad = || Malformed(format!("status line {:?}", self.start));
         let rest = self.start.strip_prefix("HTTP/1.1 ").ok_or_else(bad)?;
         match rest.as_bytes() {
-            [a, b, c, b' ', ..] if [a, b, c].iter().all(|d| d.is_ascii_digit()) => {
-                rest[..3].parse().map_err(|_| bad())
-            }
+            [a, b, c, b' ', ..] if [a, b, c].iter().all(|d| d.is_ascii_digit()) => rest[..3].parse().map_err(|_| bad()),
             _ => Err(bad()),
         }
     }
@@ -145,15 +135,11 @@ impl Head {
         match (codings.as_slice(), lengths.as_slice()) {
             ([], []) => Ok(None),
             ([], [length]) if !length.is_empty() && length.bytes().all(|b| b.is_ascii_digit()) => {
-                let length = length
-                    .parse()
-                    .map_err(|_| Malformed(format!("Content-Length {length:?}")))?;
+                let length = length.parse().map_err(|_| Malformed(format!("Content-Length {length:?}")))?;
                 Ok(Some(Framing::Length(length)))
             }
             ([coding], []) if coding.eq_ignore_ascii_case("chunked") => Ok(Some(Framing::Chunked)),
-            _ => Err(Malformed(format!(
-                "Transfer-Encoding {codings:?} with Content-Length {lengths:?}"
-            ))),
+            _ => Err(Malformed(format!("Transfer-Encoding {codings:?} with Content-Length {lengths:?}"))),
         }
     }
 }
@@ -167,10 +153,7 @@ pub fn chunk_size(line: &[u8]) -> Result<u64, Malformed> {
     if line.is_empty() || !line.iter().all(u8::is_ascii_hexdigit) {
         return Err(bad());
     }
-    std::str::from_utf8(line)
-        .ok()
-        .and_then(|text| u64::from_str_radix(text, 16).ok())
-        .ok_or_else(bad)
+    std::str::from_utf8(line).ok().and_then(|text| u64::from_str_radix(text, 16).ok()).ok_or_else(bad)
 }
 
 fn field(line: &str) -> Result<(String, String), Malformed> {
@@ -201,8 +184,7 @@ mod tests {
 
     #[test]
     fn reads_a_request() {
-        let head =
-            head("POST /x HTTP/1.1\nHost: a\nContent-Length: 12\nConnection: close, X-A").unwrap();
+        let head = head("POST /x HTTP/1.1\nHost: a\nContent-Length: 12\nConnection: close, X-A").unwrap();
         assert_eq!(head.request().unwrap(), ("POST", "/x"));
         assert_eq!(head.request_framing(), Ok(Framing::Length(12)));
         assert!(head.has_token("connection", "x-a"));

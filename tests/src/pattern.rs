@@ -28,9 +28,7 @@ pub fn sha256(length: u64) -> String {
     let mut buffer = vec![0; 64 * 1024];
     let mut offset = 0;
     while offset < length {
-        let step = usize::try_from(length - offset)
-            .unwrap_or(usize::MAX)
-            .min(buffer.len());
+        let step = usize::try_from(length - offset).unwrap_or(usize::MAX).min(buffer.len());
         fill(offset, &mut buffer[..step]);
         digest.update(&buffer[..step]);
         offset += step as u64;
@@ -46,10 +44,7 @@ pub struct Sha256 {
 
 impl Default for Sha256 {
     fn default() -> Self {
-        Self {
-            context: digest::Context::new(&digest::SHA256),
-            length: 0,
-        }
+        Self { context: digest::Context::new(&digest::SHA256), length: 0 }
     }
 }
 

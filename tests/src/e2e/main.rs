@@ -19,13 +19,8 @@ use mtls_appliance_tests::{harness, origin};
 fn main() -> ExitCode {
     // The harness starts this program again as the scripted origin.
     let mut arguments = std::env::args_os().skip(1);
-    if arguments
-        .next()
-        .is_some_and(|first| first == harness::AS_ORIGIN)
-    {
-        let options = origin::Options::parse_from(
-            std::iter::once(harness::AS_ORIGIN.into()).chain(arguments),
-        );
+    if arguments.next().is_some_and(|first| first == harness::AS_ORIGIN) {
+        let options = origin::Options::parse_from(std::iter::once(harness::AS_ORIGIN.into()).chain(arguments));
         return match origin::run(&options) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
@@ -34,14 +29,8 @@ fn main() -> ExitCode {
             }
         };
     }
-    let modules = [
-        scripted_origin::CASES,
-    ];
-    let trials = modules
-        .into_iter()
-        .flatten()
-        .map(|case| case.trial())
-        .collect();
+    let modules = [scripted_origin::CASES];
+    let trials = modules.into_iter().flatten().map(|case| case.trial()).collect();
     let conclusion = libtest_mimic::run(&Arguments::from_args(), trials);
     harness::clean_up();
     conclusion.exit_code()

@@ -33,12 +33,7 @@ impl Appliance {
         settings.write(&configuration)?;
         let address = settings.listener()?;
         let process = Self::launch(lab, place, &configuration)?;
-        let mut appliance = Self {
-            process,
-            configuration,
-            place: place.clone(),
-            address,
-        };
+        let mut appliance = Self { process, configuration, place: place.clone(), address };
         appliance.wait_ready()?;
         Ok(appliance)
     }
@@ -47,18 +42,12 @@ impl Appliance {
     ///
     /// # Errors
     /// When it does not end in time.
-    pub fn run(
-        lab: &Lab,
-        place: &Place,
-        command: &str,
-        settings: &Settings,
-    ) -> anyhow::Result<Finished> {
+    pub fn run(lab: &Lab, place: &Place, command: &str, settings: &Settings) -> anyhow::Result<Finished> {
         let configuration = lab.path("appliance.toml");
         settings.write(&configuration)?;
         let mut invocation = Command::new(appliance_binary()?);
         invocation.arg(command).arg("--config").arg(&configuration);
-        Process::start(&format!("mtls-appliance {command}"), place, &mut invocation)?
-            .wait(Deadline::seconds(PATIENCE))
+        Process::start(&format!("mtls-appliance {command}"), place, &mut invocation)?.wait(Deadline::seconds(PATIENCE))
     }
 
     /// Starts it again with the same configuration after it ended.
@@ -91,39 +80,24 @@ impl Appliance {
     /// The log so far: lines that are JSON objects.
     #[must_use]
     pub fn log(&self) -> Vec<Value> {
-        self.process
-            .stdout()
-            .iter()
-            .filter_map(|line| serde_json::from_str(line).ok())
-            .collect()
+        self.process.stdout().iter().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
     /// The log lines of one event so far.
     #[must_use]
     pub fn events(&self, event: &str) -> Vec<Value> {
-        self.log()
-            .into_iter()
-            .filter(|line| line["event"] == event)
-            .collect()
+        self.log().into_iter().filter(|line| line["event"] == event).collect()
     }
 
     /// Waits for a log line of that event.
     ///
     /// # Errors
     /// When it does not come in time.
-    pub fn wait_event(
-        &mut self,
-        event: &str,
-        like: impl Fn(&Value) -> bool,
-    ) -> anyhow::Result<Value> {
-        self.process.wait_line(
-            &format!("log event {event:?}"),
-            Deadline::seconds(PATIENCE),
-            |line| {
-                let line: Value = serde_json::from_str(line).ok()?;
-                (line["event"] == event && like(&line)).then_some(line)
-            },
-        )
+    pub fn wait_event(&mut self, event: &str, like: impl Fn(&Value) -> bool) -> anyhow::Result<Value> {
+        self.process.wait_line(&format!("log event {event:?}"), Deadline::seconds(PATIENCE), |line| {
+            let line: Value = serde_json::from_str(line).ok()?;
+            (line["event"] == event && like(&line)).then_some(line)
+        })
     }
 
     /// Waits for the `count`-th access-log line and returns the last of them.
@@ -131,11 +105,9 @@ impl Appliance {
     /// # Errors
     /// When it does not come in time.
     pub fn wait_requests(&mut self, count: usize) -> anyhow::Result<Value> {
-        wait_until(
-            &format!("access-log line {count}"),
-            Deadline::seconds(PATIENCE),
-            || Ok(self.events(event::REQUEST).get(count - 1).cloned()),
-        )
+        wait_until(&format!("access-log line {count}"), Deadline::seconds(PATIENCE), || {
+            Ok(self.events(event::REQUEST).get(count - 1).cloned())
+        })
         .with_context(|| self.process.transcript())
     }
 
@@ -145,20 +117,11 @@ impl Appliance {
     /// When the command fails or prints no JSON.
     pub fn status(&self) -> anyhow::Result<Value> {
         let mut command = Command::new(appliance_binary()?);
-        command
-            .arg("status")
-            .arg("--config")
-            .arg(&self.configuration)
-            .arg("--json");
-        let finished = Process::start("mtls-appliance status", &self.place, &mut command)?
-            .wait(Deadline::seconds(PATIENCE))?;
-        ensure!(
-            finished.status.success(),
-            "status failed: {}",
-            finished.output()
-        );
-        serde_json::from_str(&finished.stdout)
-            .with_context(|| format!("status printed {:?}", finished.stdout))
+        command.arg("status").arg("--config").arg(&self.configuration).arg("--json");
+        let finished =
+            Process::start("mtls-appliance status", &self.place, &mut command)?.wait(Deadline::seconds(PATIENCE))?;
+        ensure!(finished.status.success(), "status failed: {}", finished.output());
+        serde_json::from_str(&finished.stdout).with_context(|| format!("status printed {:?}", finished.stdout))
     }
 
     /// One of its counters.
@@ -167,9 +130,7 @@ impl Appliance {
     /// When `status` has no such counter.
     pub fn counter(&self, name: &str) -> anyhow::Result<u64> {
         let status = self.status()?;
-        status["counters"][name]
-            .as_u64()
-            .with_context(|| format!("no counter {name} in {}", status["counters"]))
+        status["counters"][name].as_u64().with_context(|| format!("no counter {name} in {}", status["counters"]))
     }
 
     /// All refused or failed handshakes, whatever the reason.
@@ -178,9 +139,7 @@ impl Appliance {
     /// When `status` has no counters.
     pub fn handshake_failures(&self) -> anyhow::Result<u64> {
         let status = self.status()?;
-        let counters = status["counters"]
-            .as_object()
-            .context("status has no counters")?;
+        let counters = status["counters"].as_object().context("status has no counters")?;
         let failures = counters.iter().filter(|(name, _)| {
             // "handshake_refused.expired", but neither "handshakes_completed" nor "handshakes_running".
             name.starts_with(counter::HANDSHAKE_FAILURES)
@@ -193,14 +152,10 @@ impl Appliance {
     /// # Errors
     /// When it does not in time.
     pub fn wait_counter(&self, name: &str, at_least: u64) -> anyhow::Result<u64> {
-        wait_until(
-            &format!("counter {name} to reach {at_least}"),
-            Deadline::seconds(PATIENCE),
-            || {
-                let value = self.counter(name)?;
-                Ok((value >= at_least).then_some(value))
-            },
-        )
+        wait_until(&format!("counter {name} to reach {at_least}"), Deadline::seconds(PATIENCE), || {
+            let value = self.counter(name)?;
+            Ok((value >= at_least).then_some(value))
+        })
     }
 
     /// Fails unless the process still runs and answers `status`.
@@ -221,11 +176,9 @@ impl Appliance {
     pub fn reload(&mut self) -> anyhow::Result<Value> {
         let before = self.events(event::RELOAD).len();
         self.process.signal(Signal::HUP)?;
-        wait_until(
-            "the log line of the reload",
-            Deadline::seconds(PATIENCE),
-            || Ok(self.events(event::RELOAD).get(before).cloned()),
-        )
+        wait_until("the log line of the reload", Deadline::seconds(PATIENCE), || {
+            Ok(self.events(event::RELOAD).get(before).cloned())
+        })
         .with_context(|| self.process.transcript())
     }
 

@@ -9,10 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail, ensure};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{
-    AlertDescription, ClientConfig, ClientConnection, RootCertStore, StreamOwned,
-    SupportedProtocolVersion,
-};
+use rustls::{AlertDescription, ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion};
 
 use super::Place;
 use super::curl::{NAME, write_pattern};
@@ -60,17 +57,13 @@ impl ClientTls {
             None => builder.with_no_client_auth(),
             Some(name) => {
                 let path = folder.join(format!("{name}.key"));
-                let key = PrivateKeyDer::from_pem_file(&path)
-                    .with_context(|| format!("cannot read {}", path.display()))?;
+                let key =
+                    PrivateKeyDer::from_pem_file(&path).with_context(|| format!("cannot read {}", path.display()))?;
                 builder.with_client_auth_cert(chain(folder, name)?, key)?
             }
         };
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self {
-            config: Arc::new(config),
-            folder: folder.to_owned(),
-            identity: identity.map(str::to_owned),
-        })
+        Ok(Self { config: Arc::new(config), folder: folder.to_owned(), identity: identity.map(str::to_owned) })
     }
 }
 
@@ -122,19 +115,12 @@ impl Client {
     /// When either fails.
     pub fn connect(place: &Place, address: SocketAddr, tls: &ClientTls) -> anyhow::Result<Self> {
         let socket = tcp(place, address)?;
-        let connection =
-            ClientConnection::new(Arc::clone(&tls.config), ServerName::try_from(NAME)?)?;
+        let connection = ClientConnection::new(Arc::clone(&tls.config), ServerName::try_from(NAME)?)?;
         let mut stream = StreamOwned::new(connection, socket);
         while stream.conn.is_handshaking() {
-            stream
-                .conn
-                .complete_io(&mut stream.sock)
-                .context("TLS handshake")?;
+            stream.conn.complete_io(&mut stream.sock).context("TLS handshake")?;
         }
-        Ok(Self {
-            stream,
-            buffer: Vec::new(),
-        })
+        Ok(Self { stream, buffer: Vec::new() })
     }
 
     /// Whether the server accepted a ticket instead of a full handshake.
@@ -253,10 +239,7 @@ impl Client {
         match result {
             Err(error) if is_timeout(&error) => Ok(()),
             Ok(0) => bail!("the connection was closed"),
-            Ok(read) => bail!(
-                "unexpected bytes: {:?}",
-                String::from_utf8_lossy(&piece[..read])
-            ),
+            Ok(read) => bail!("unexpected bytes: {:?}", String::from_utf8_lossy(&piece[..read])),
             Err(error) => Err(error).context("the connection ended"),
         }
     }
@@ -313,28 +296,15 @@ impl Client {
                     break;
                 }
                 self.exactly(size, &mut take)?;
-                ensure!(
-                    self.line()?.is_empty(),
-                    "a chunk is longer than its size says"
-                );
+                ensure!(self.line()?.is_empty(), "a chunk is longer than its size says");
             },
             Framing::UntilClose => {
                 let (rest, proper) = self.read_to_end()?;
-                ensure!(
-                    proper,
-                    "the connection ended within a body: no close_notify"
-                );
+                ensure!(proper, "the connection ended within a body: no close_notify");
                 take(&rest);
             }
         }
-        Ok(Response {
-            interim,
-            head,
-            status,
-            body: Vec::new(),
-            length: digest.length(),
-            sha256: digest.finish(),
-        })
+        Ok(Response { interim, head, status, body: Vec::new(), length: digest.length(), sha256: digest.finish() })
     }
 
     fn head(&mut self) -> anyhow::Result<Head> {
@@ -346,34 +316,21 @@ impl Client {
             }
             bytes.extend_from_slice(&line);
             bytes.extend_from_slice(b"\r\n");
-            ensure!(
-                bytes.len() < HEAD_LIMIT,
-                "a head longer than {HEAD_LIMIT} bytes"
-            );
+            ensure!(bytes.len() < HEAD_LIMIT, "a head longer than {HEAD_LIMIT} bytes");
         }
     }
 
     fn line(&mut self) -> anyhow::Result<Vec<u8>> {
         let mut searched = 0;
         loop {
-            if let Some(at) = self.buffer[searched..]
-                .iter()
-                .position(|byte| *byte == b'\n')
-            {
+            if let Some(at) = self.buffer[searched..].iter().position(|byte| *byte == b'\n') {
                 let mut line: Vec<u8> = self.buffer.drain(..=searched + at).collect();
-                ensure!(
-                    line.ends_with(b"\r\n"),
-                    "a line without CR: {:?}",
-                    String::from_utf8_lossy(&line)
-                );
+                ensure!(line.ends_with(b"\r\n"), "a line without CR: {:?}", String::from_utf8_lossy(&line));
                 line.truncate(line.len() - 2);
                 return Ok(line);
             }
             searched = self.buffer.len();
-            ensure!(
-                searched < HEAD_LIMIT,
-                "a line longer than {HEAD_LIMIT} bytes"
-            );
+            ensure!(searched < HEAD_LIMIT, "a line longer than {HEAD_LIMIT} bytes");
             self.fill()?;
         }
     }
@@ -383,9 +340,7 @@ impl Client {
             if self.buffer.is_empty() {
                 self.fill().context("the connection ended within a body")?;
             }
-            let step = usize::try_from(length)
-                .unwrap_or(usize::MAX)
-                .min(self.buffer.len());
+            let step = usize::try_from(length).unwrap_or(usize::MAX).min(self.buffer.len());
             sink(&self.buffer[..step]);
             self.buffer.drain(..step);
             length -= step as u64;
@@ -430,10 +385,7 @@ pub fn refusal(place: &Place, address: SocketAddr, tls: &ClientTls) -> anyhow::R
     };
     // With TLS 1.3 the verdict on the certificate comes after the client's side of the handshake is complete.
     let mut byte = [0];
-    client
-        .stream
-        .sock
-        .set_read_timeout(Some(Duration::from_millis(500)))?;
+    client.stream.sock.set_read_timeout(Some(Duration::from_millis(500)))?;
     match client.stream.read(&mut byte) {
         Err(error) if is_timeout(&error) => {}
         Err(error) => return Ok(Refusal::of(&error)),
@@ -451,10 +403,7 @@ pub fn refusal(place: &Place, address: SocketAddr, tls: &ClientTls) -> anyhow::R
 
 impl Refusal {
     fn of(error: &io::Error) -> Self {
-        match error
-            .get_ref()
-            .and_then(|inner| inner.downcast_ref::<rustls::Error>())
-        {
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
             Some(rustls::Error::AlertReceived(alert)) => Self::Alert(*alert),
             _ => Self::Closed(error.to_string()),
         }
@@ -466,10 +415,7 @@ impl Refusal {
 /// # Errors
 /// When it cannot be made.
 pub fn tcp(place: &Place, address: SocketAddr) -> anyhow::Result<TcpStream> {
-    let connect = || {
-        TcpStream::connect_timeout(&address, PATIENCE)
-            .with_context(|| format!("connecting to {address}"))
-    };
+    let connect = || TcpStream::connect_timeout(&address, PATIENCE).with_context(|| format!("connecting to {address}"));
     let socket = place.enter(connect)?;
     socket.set_nodelay(true)?;
     socket.set_read_timeout(Some(PATIENCE))?;
@@ -489,8 +435,5 @@ fn is_timeout(error: &io::Error) -> bool {
 }
 
 fn is_end(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
-    )
+    matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
 }

@@ -54,14 +54,8 @@ impl Curl {
             SocketAddr::V4(v4) => format!("{NAME}:{}:{}", v4.port(), v4.ip()),
             SocketAddr::V6(v6) => format!("{NAME}:{}:[{}]", v6.port(), v6.ip()),
         };
-        let arguments = [
-            "--silent",
-            "--show-error",
-            "--cacert",
-            &authority.display().to_string(),
-            "--resolve",
-            &resolve,
-        ];
+        let arguments =
+            ["--silent", "--show-error", "--cacert", &authority.display().to_string(), "--resolve", &resolve];
         Self {
             folder: folder.to_owned(),
             place: place.clone(),
@@ -75,24 +69,15 @@ impl Curl {
     /// Presents that client certificate of the PKI.
     #[must_use]
     pub fn identity(self, name: &str) -> Self {
-        let certificate = self
-            .folder
-            .join(format!("{name}.pem"))
-            .display()
-            .to_string();
-        let key = self
-            .folder
-            .join(format!("{name}.key"))
-            .display()
-            .to_string();
+        let certificate = self.folder.join(format!("{name}.pem")).display().to_string();
+        let key = self.folder.join(format!("{name}.key")).display().to_string();
         self.arguments(["--cert", &certificate, "--key", &key])
     }
 
     /// Adds arguments as they are.
     #[must_use]
     pub fn arguments<'a>(mut self, arguments: impl IntoIterator<Item = &'a str>) -> Self {
-        self.arguments
-            .extend(arguments.into_iter().map(str::to_owned));
+        self.arguments.extend(arguments.into_iter().map(str::to_owned));
         self
     }
 
@@ -107,14 +92,7 @@ impl Curl {
     pub fn upload_chunked(mut self, length: u64) -> Self {
         self.upload = Some(length);
         // The empty Expect keeps curl from waiting a second for an interim answer.
-        self.arguments([
-            "--request",
-            "POST",
-            "--upload-file",
-            "-",
-            "--header",
-            "Expect:",
-        ])
+        self.arguments(["--request", "POST", "--upload-file", "-", "--header", "Expect:"])
     }
 
     /// Gives up after that many seconds.
@@ -138,31 +116,19 @@ impl Curl {
     /// As for [`Self::get`].
     pub fn get_all(&self, paths: &[&str]) -> anyhow::Result<CurlAnswer> {
         let mut command = Command::new(tool("curl")?);
-        command
-            .args(&self.arguments)
-            .args(["--max-time", &self.seconds.to_string()]);
-        command.args([
-            "--write-out",
-            "%{stderr}curl-status %{http_code} connects %{num_connects}\\n",
-        ]);
+        command.args(&self.arguments).args(["--max-time", &self.seconds.to_string()]);
+        command.args(["--write-out", "%{stderr}curl-status %{http_code} connects %{num_connects}\\n"]);
         for path in paths {
             command.arg(format!("https://{NAME}:{}{path}", self.address.port()));
         }
         command.env_clear();
-        command.stdin(if self.upload.is_some() {
-            Stdio::piped()
-        } else {
-            Stdio::null()
-        });
+        command.stdin(if self.upload.is_some() { Stdio::piped() } else { Stdio::null() });
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = self.place.spawn(&mut command)?;
-        let feed = self
-            .upload
-            .zip(child.stdin.take())
-            .map(|(length, mut pipe)| {
-                // curl may stop reading early; what it then reports is the answer.
-                thread::spawn(move || drop(write_pattern(&mut pipe, length)))
-            });
+        let feed = self.upload.zip(child.stdin.take()).map(|(length, mut pipe)| {
+            // curl may stop reading early; what it then reports is the answer.
+            thread::spawn(move || drop(write_pattern(&mut pipe, length)))
+        });
         let stdout = child.stdout.take().context("no standard output")?;
         let mut stderr = child.stderr.take().context("no standard error")?;
         let body = thread::spawn(move || digest(stdout));
@@ -171,34 +137,19 @@ impl Curl {
             let _ = stderr.read_to_end(&mut text);
             String::from_utf8_lossy(&text).into_owned()
         });
-        let status = wait_until("curl", Deadline::seconds(self.seconds + 10), || {
-            Ok(child.try_wait()?)
-        });
+        let status = wait_until("curl", Deadline::seconds(self.seconds + 10), || Ok(child.try_wait()?));
         if status.is_err() {
             let _ = child.kill();
             let _ = child.wait();
         }
-        let (body, length, sha256) = body
-            .join()
-            .map_err(|_| anyhow::anyhow!("reading curl's output panicked"))??;
+        let (body, length, sha256) = body.join().map_err(|_| anyhow::anyhow!("reading curl's output panicked"))??;
         let stderr = errors.join().unwrap_or_default();
         if let Some(feed) = feed {
             let _ = feed.join();
         }
         let exit = status?.code().unwrap_or(-1);
-        let mut answer = CurlAnswer {
-            exit,
-            status: 0,
-            body,
-            length,
-            sha256,
-            stderr,
-        };
-        answer.status = answer
-            .written("curl-status")
-            .last()
-            .and_then(|code| code.parse().ok())
-            .unwrap_or(0);
+        let mut answer = CurlAnswer { exit, status: 0, body, length, sha256, stderr };
+        answer.status = answer.written("curl-status").last().and_then(|code| code.parse().ok()).unwrap_or(0);
         Ok(answer)
     }
 
@@ -233,9 +184,7 @@ impl CurlAnswer {
     /// How many connections curl opened for all paths together.
     #[must_use]
     pub fn connections(&self) -> u32 {
-        self.written("connects")
-            .filter_map(|count| count.parse::<u32>().ok())
-            .sum()
+        self.written("connects").filter_map(|count| count.parse::<u32>().ok()).sum()
     }
 
     /// Fails unless the whole body is the first `length` bytes of the pattern.
@@ -243,26 +192,16 @@ impl CurlAnswer {
     /// # Errors
     /// As said.
     pub fn must_be_pattern(&self, length: u64) -> anyhow::Result<()> {
-        ensure!(
-            self.length == length,
-            "{} bytes instead of {length}: {self}",
-            self.length
-        );
-        ensure!(
-            self.sha256 == pattern::sha256(length),
-            "{length} bytes arrived, but not those that were sent"
-        );
+        ensure!(self.length == length, "{} bytes instead of {length}: {self}", self.length);
+        ensure!(self.sha256 == pattern::sha256(length), "{length} bytes arrived, but not those that were sent");
         Ok(())
     }
 
     fn written<'a>(&'a self, word: &'a str) -> impl Iterator<Item = &'a str> {
-        self.stderr
-            .lines()
-            .filter(|line| line.starts_with("curl-status"))
-            .filter_map(move |line| {
-                let mut words = line.split(' ').skip_while(move |w| *w != word);
-                words.nth(1)
-            })
+        self.stderr.lines().filter(|line| line.starts_with("curl-status")).filter_map(move |line| {
+            let mut words = line.split(' ').skip_while(move |w| *w != word);
+            words.nth(1)
+        })
     }
 }
 
@@ -298,9 +237,7 @@ pub(super) fn write_pattern(to: &mut impl Write, length: u64) -> std::io::Result
     let mut buffer = vec![0; 64 * 1024];
     let mut offset = 0;
     while offset < length {
-        let step = usize::try_from(length - offset)
-            .unwrap_or(usize::MAX)
-            .min(buffer.len());
+        let step = usize::try_from(length - offset).unwrap_or(usize::MAX).min(buffer.len());
         pattern::fill(offset, &mut buffer[..step]);
         to.write_all(&buffer[..step])?;
         offset += step as u64;

@@ -25,9 +25,7 @@ impl Deadline {
     /// What is left; at least a millisecond, since zero means "no time-out" to sockets.
     #[must_use]
     pub fn left(self) -> Duration {
-        self.0
-            .saturating_duration_since(Instant::now())
-            .max(Duration::from_millis(1))
+        self.0.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))
     }
 }
 

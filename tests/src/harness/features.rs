@@ -50,9 +50,7 @@ impl Feature {
     #[must_use]
     pub fn required(self) -> bool {
         let list = std::env::var("MTLS_REQUIRE").unwrap_or_default();
-        list.split(',')
-            .map(str::trim)
-            .any(|word| word == self.word() || word == "all")
+        list.split(',').map(str::trim).any(|word| word == self.word() || word == "all")
     }
 
     /// Fails, with a [`Skip`] unless required, where the feature is missing.
@@ -63,10 +61,7 @@ impl Feature {
         match self.missing() {
             None => Ok(()),
             Some(reason) if self.required() => {
-                bail!(
-                    "{reason} (MTLS_REQUIRE contains {}, so this is a failure)",
-                    self.word()
-                )
+                bail!("{reason} (MTLS_REQUIRE contains {}, so this is a failure)", self.word())
             }
             Some(reason) => Err(anyhow!(Skip(reason))),
         }
@@ -78,27 +73,18 @@ impl Feature {
         static NETNS: OnceLock<Option<String>> = OnceLock::new();
         static XDP: OnceLock<Option<String>> = OnceLock::new();
         match self {
-            Self::Netns => NETNS
-                .get_or_init(|| {
-                    network::probe()
-                        .err()
-                        .map(|e| format!("no network namespaces: {e:#}"))
-                })
-                .clone(),
+            Self::Netns => {
+                NETNS.get_or_init(|| network::probe().err().map(|e| format!("no network namespaces: {e:#}"))).clone()
+            }
             Self::Ktls => ktls_missing(),
-            Self::Xdp => XDP
-                .get_or_init(|| network::probe_bpf().err().map(|e| format!("no BPF: {e:#}")))
-                .clone(),
+            Self::Xdp => XDP.get_or_init(|| network::probe_bpf().err().map(|e| format!("no BPF: {e:#}"))).clone(),
             Self::Nginx => super::lab::tool("nginx").err().map(|e| format!("{e:#}")),
         }
     }
 }
 
 fn ktls_missing() -> Option<String> {
-    let available =
-        std::fs::read_to_string("/proc/sys/net/ipv4/tcp_available_ulp").unwrap_or_default();
+    let available = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_available_ulp").unwrap_or_default();
     let loaded = available.split_whitespace().any(|word| word == "tls");
-    (!loaded).then(|| {
-        "this kernel has no TLS (tcp_available_ulp does not list it; modprobe tls?)".to_owned()
-    })
+    (!loaded).then(|| "this kernel has no TLS (tcp_available_ulp does not list it; modprobe tls?)".to_owned())
 }

@@ -31,8 +31,7 @@ impl Lab {
         for entry in fs::read_dir(certificates)? {
             let path = entry?.path();
             if let (true, Some(name)) = (path.is_file(), path.file_name()) {
-                fs::copy(&path, folder.join(name))
-                    .with_context(|| format!("cannot copy {}", path.display()))?;
+                fs::copy(&path, folder.join(name)).with_context(|| format!("cannot copy {}", path.display()))?;
             }
         }
         Ok(Self { folder })
@@ -118,20 +117,10 @@ impl Lab {
         let origin = SocketAddr::new(Net::ORIGIN.parse()?, 9443);
         let origin = Origin::start(self, &net.origin, OriginKind::Scripted, origin)?;
         let listen = SocketAddr::new(Net::REGISTERED.parse()?, Net::PORT);
-        let all = [
-            Net::REGISTERED,
-            Net::UNREGISTERED,
-            Net::REGISTERED_V6,
-            Net::UNREGISTERED_V6,
-        ];
-        let all = all
-            .iter()
-            .map(|ip| Ok(SocketAddr::new(ip.parse()?, Net::PORT).to_string()));
+        let all = [Net::REGISTERED, Net::UNREGISTERED, Net::REGISTERED_V6, Net::UNREGISTERED_V6];
+        let all = all.iter().map(|ip| Ok(SocketAddr::new(ip.parse()?, Net::PORT).to_string()));
         let all = all.collect::<anyhow::Result<Vec<_>>>()?;
-        let settings = change(
-            self.settings(listen, origin.address())?
-                .set("listener.addresses", all),
-        );
+        let settings = change(self.settings(listen, origin.address())?.set("listener.addresses", all));
         let appliance = Appliance::start(self, &net.appliance, &settings)?;
         Ok((origin, appliance))
     }
@@ -145,8 +134,7 @@ impl Lab {
     /// A curl with a client certificate that calls a local appliance.
     #[must_use]
     pub fn curl(&self, appliance: &Appliance, identity: &str) -> Curl {
-        self.curl_at(&Place::Here, appliance.address())
-            .identity(identity)
+        self.curl_at(&Place::Here, appliance.address()).identity(identity)
     }
 
     /// TLS with that client certificate and key of the PKI.
@@ -179,16 +167,10 @@ impl Lab {
         let Ok(entries) = fs::read_dir(&self.folder) else {
             return String::new();
         };
-        let mut paths: Vec<_> = entries
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .collect();
+        let mut paths: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
         paths.sort();
-        let transcripts = paths
-            .iter()
-            .filter(|path| path.extension().is_some_and(|e| e == "transcript"));
-        transcripts
-            .filter_map(|path| fs::read_to_string(path).ok())
-            .collect()
+        let transcripts = paths.iter().filter(|path| path.extension().is_some_and(|e| e == "transcript"));
+        transcripts.filter_map(|path| fs::read_to_string(path).ok()).collect()
     }
 }
 
@@ -227,10 +209,7 @@ pub(super) fn appliance_binary() -> anyhow::Result<PathBuf> {
         None => std::env::current_exe()?.with_file_name("mtls-appliance"),
     };
     if !path.is_file() {
-        bail!(
-            "no appliance at {}: build it (cargo build) or name it with MTLS_BIN",
-            path.display()
-        );
+        bail!("no appliance at {}: build it (cargo build) or name it with MTLS_BIN", path.display());
     }
     Ok(path)
 }

@@ -52,16 +52,7 @@ pub mod mydata {
     pub const ORG_NAME: &str = "X-MyData-Client-Org-Name";
 
     /// All of them.
-    pub const ALL: [&str; 8] = [
-        DN,
-        SERIAL_NUMBER,
-        CERT_SERIAL,
-        FINGERPRINT,
-        NOT_BEFORE,
-        NOT_AFTER,
-        ORG_CODE,
-        ORG_NAME,
-    ];
+    pub const ALL: [&str; 8] = [DN, SERIAL_NUMBER, CERT_SERIAL, FINGERPRINT, NOT_BEFORE, NOT_AFTER, ORG_CODE, ORG_NAME];
 }
 
 /// `data_path` on an access-log line whose bodies moved by splice.

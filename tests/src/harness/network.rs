@@ -33,24 +33,18 @@ impl Place {
     ///
     /// # Errors
     /// When the namespace cannot be entered, or what `act` returns.
-    pub fn enter<T: Send>(
-        &self,
-        act: impl FnOnce() -> anyhow::Result<T> + Send,
-    ) -> anyhow::Result<T> {
+    pub fn enter<T: Send>(&self, act: impl FnOnce() -> anyhow::Result<T> + Send) -> anyhow::Result<T> {
         let Self::In(namespace) = self else {
             return act();
         };
-        let file = File::open(namespace.path())
-            .with_context(|| format!("namespace {}", namespace.name))?;
+        let file = File::open(namespace.path()).with_context(|| format!("namespace {}", namespace.name))?;
         thread::scope(|scope| {
             let worker = scope.spawn(|| {
                 move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
                     .with_context(|| format!("cannot enter the namespace {}", namespace.name))?;
                 act()
             });
-            worker
-                .join()
-                .unwrap_or_else(|_| bail!("panicked in the namespace {}", namespace.name))
+            worker.join().unwrap_or_else(|_| bail!("panicked in the namespace {}", namespace.name))
         })
     }
 
@@ -59,11 +53,7 @@ impl Place {
     /// # Errors
     /// When it cannot be started.
     pub fn spawn(&self, command: &mut Command) -> anyhow::Result<Child> {
-        self.enter(|| {
-            command
-                .spawn()
-                .with_context(|| format!("cannot run {}", command.get_program().display()))
-        })
+        self.enter(|| command.spawn().with_context(|| format!("cannot run {}", command.get_program().display())))
     }
 }
 
@@ -161,12 +151,9 @@ impl Net {
             }
             host.ip(&arguments)?;
         }
-        for (host, interface) in [
-            (&caller, "net0"),
-            (appliance.as_ref(), Self::FRONT),
-            (appliance.as_ref(), "back"),
-            (&origin, "net0"),
-        ] {
+        for (host, interface) in
+            [(&caller, "net0"), (appliance.as_ref(), Self::FRONT), (appliance.as_ref(), "back"), (&origin, "net0")]
+        {
             host.ip(&["link", "set", interface, "up"])?;
         }
         Ok(Self {
@@ -182,8 +169,7 @@ impl Net {
     /// # Errors
     /// When `ip` fails.
     pub fn front_link(&self) -> anyhow::Result<String> {
-        self.appliance_namespace
-            .ip(&["-d", "link", "show", "dev", Self::FRONT])
+        self.appliance_namespace.ip(&["-d", "link", "show", "dev", Self::FRONT])
     }
 }
 
@@ -201,9 +187,7 @@ impl BpfFs {
         std::fs::create_dir_all(path)?;
         rustix::mount::mount("bpf", path, "bpf", MountFlags::empty(), None)
             .with_context(|| format!("cannot mount a BPF file system at {}", path.display()))?;
-        Ok(Self {
-            path: path.to_owned(),
-        })
+        Ok(Self { path: path.to_owned() })
     }
 }
 
@@ -228,32 +212,13 @@ pub(super) fn probe_bpf() -> anyhow::Result<()> {
 }
 
 fn join(a: &Namespace, a_interface: &str, b: &Namespace, b_interface: &str) -> anyhow::Result<()> {
-    a.ip(&[
-        "link",
-        "add",
-        a_interface,
-        "type",
-        "veth",
-        "peer",
-        "name",
-        b_interface,
-        "netns",
-        &b.name,
-    ])
-    .map(drop)
+    a.ip(&["link", "add", a_interface, "type", "veth", "peer", "name", b_interface, "netns", &b.name]).map(drop)
 }
 
 fn ip(arguments: &[&str]) -> anyhow::Result<String> {
-    let output = Command::new(tool("ip")?)
-        .args(arguments)
-        .output()
-        .context("cannot run ip")?;
+    let output = Command::new(tool("ip")?).args(arguments).output().context("cannot run ip")?;
     if !output.status.success() {
-        return Err(anyhow!(
-            "ip {}: {}",
-            arguments.join(" "),
-            String::from_utf8_lossy(&output.stderr).trim()
-        ));
+        return Err(anyhow!("ip {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim()));
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

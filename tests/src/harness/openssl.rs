@@ -55,37 +55,25 @@ pub fn s_client(
     command.arg("-CAfile").arg(lab.path("edge-ca.pem"));
     if let Some(name) = identity {
         let certificate = lab.path(&format!("{name}.pem"));
-        command
-            .arg("-cert")
-            .arg(&certificate)
-            .arg("-cert_chain")
-            .arg(&certificate);
+        command.arg("-cert").arg(&certificate).arg("-cert_chain").arg(&certificate);
         command.arg("-key").arg(lab.path(&format!("{name}.key")));
     }
     // Its configuration file need not exist on a small machine.
     command.args(options).env("OPENSSL_CONF", "/dev/null");
     // Files, not pipes: nothing has to be read while it runs.
     let (out, err) = (lab.path("s_client.out"), lab.path("s_client.err"));
-    command
-        .stdin(Stdio::piped())
-        .stdout(std::fs::File::create(&out)?)
-        .stderr(std::fs::File::create(&err)?);
+    command.stdin(Stdio::piped()).stdout(std::fs::File::create(&out)?).stderr(std::fs::File::create(&err)?);
     let mut child = place.spawn(&mut command)?;
     let mut input = child.stdin.take().context("no standard input")?;
     let _ = input.write_all(request.as_bytes());
     drop(input);
-    let ended = wait_until("openssl s_client", Deadline::seconds(20), || {
-        Ok(child.try_wait()?)
-    });
+    let ended = wait_until("openssl s_client", Deadline::seconds(20), || Ok(child.try_wait()?));
     if ended.is_err() {
         let _ = child.kill();
         let _ = child.wait();
     }
     let read = |path| std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-    let session = Session {
-        stdout: read(&out)?,
-        stderr: read(&err)?,
-    };
+    let session = Session { stdout: read(&out)?, stderr: read(&err)? };
     ended.with_context(|| format!("{}\n{}", session.stdout, session.stderr))?;
     Ok(session)
 }

@@ -44,24 +44,15 @@ impl Origin {
     ///
     /// # Errors
     /// When it does not start.
-    pub fn start(
-        lab: &Lab,
-        place: &Place,
-        kind: OriginKind,
-        address: SocketAddr,
-    ) -> anyhow::Result<Self> {
+    pub fn start(lab: &Lab, place: &Place, kind: OriginKind, address: SocketAddr) -> anyhow::Result<Self> {
         let log = lab.path("origin.log");
         let mut origin = match kind {
             OriginKind::Nginx => Self::nginx(lab, place, address, log)?,
             OriginKind::Scripted => Self::scripted(lab, place, address, log, "origin", "any")?,
             OriginKind::ScriptedTls12 => Self::scripted(lab, place, address, log, "origin", "1.2")?,
-            OriginKind::WithCertificate(name) => {
-                Self::scripted(lab, place, address, log, name, "any")?
-            }
+            OriginKind::WithCertificate(name) => Self::scripted(lab, place, address, log, name, "any")?,
         };
-        origin
-            .process
-            .keep_transcript(lab.path("origin.transcript"));
+        origin.process.keep_transcript(lab.path("origin.transcript"));
         Ok(origin)
     }
 
@@ -76,11 +67,8 @@ impl Origin {
     /// # Errors
     /// When its log cannot be read.
     pub fn journal(&self, event: &str) -> anyhow::Result<Vec<Value>> {
-        let text = std::fs::read_to_string(&self.log)
-            .with_context(|| format!("cannot read {}", self.log.display()))?;
-        let lines = text
-            .lines()
-            .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let text = std::fs::read_to_string(&self.log).with_context(|| format!("cannot read {}", self.log.display()))?;
+        let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         Ok(lines.filter(|line| line["event"] == event).collect())
     }
 
@@ -88,16 +76,10 @@ impl Origin {
     ///
     /// # Errors
     /// When it does not come in time.
-    pub fn wait_journal(
-        &self,
-        event: &str,
-        like: impl Fn(&Value) -> bool,
-    ) -> anyhow::Result<Value> {
-        wait_until(
-            &format!("the origin to note {event:?}"),
-            Deadline::seconds(PATIENCE),
-            || Ok(self.journal(event)?.into_iter().find(|line| like(line))),
-        )
+    pub fn wait_journal(&self, event: &str, like: impl Fn(&Value) -> bool) -> anyhow::Result<Value> {
+        wait_until(&format!("the origin to note {event:?}"), Deadline::seconds(PATIENCE), || {
+            Ok(self.journal(event)?.into_iter().find(|line| like(line)))
+        })
     }
 
     fn scripted(
@@ -111,40 +93,19 @@ impl Origin {
         std::fs::write(&log, "")?;
         let mut command = Command::new(std::env::current_exe()?);
         command.args([AS_ORIGIN, "--listen", &address.to_string(), "--tls", tls]);
-        command
-            .arg("--certificate")
-            .arg(lab.path(&format!("{certificate}.pem")));
-        command
-            .arg("--key")
-            .arg(lab.path(&format!("{certificate}.key")));
-        command
-            .arg("--client-ca")
-            .arg(lab.path("origin-ca.pem"))
-            .arg("--log")
-            .arg(&log);
+        command.arg("--certificate").arg(lab.path(&format!("{certificate}.pem")));
+        command.arg("--key").arg(lab.path(&format!("{certificate}.key")));
+        command.arg("--client-ca").arg(lab.path("origin-ca.pem")).arg("--log").arg(&log);
         let mut process = Process::start("testorigin", place, &mut command)?;
         let address = process.wait_line("readiness", Deadline::seconds(PATIENCE), |line| {
             let line: Value = serde_json::from_str(line).ok()?;
             line["address"].as_str()?.parse().ok()
         })?;
-        Ok(Self {
-            process,
-            address,
-            log,
-        })
+        Ok(Self { process, address, log })
     }
 
-    fn nginx(
-        lab: &Lab,
-        place: &Place,
-        address: SocketAddr,
-        log: std::path::PathBuf,
-    ) -> anyhow::Result<Self> {
-        let address = if address.port() == 0 {
-            local(free_port()?)
-        } else {
-            address
-        };
+    fn nginx(lab: &Lab, place: &Place, address: SocketAddr, log: std::path::PathBuf) -> anyhow::Result<Self> {
+        let address = if address.port() == 0 { local(free_port()?) } else { address };
         let folder = lab.path("nginx");
         std::fs::create_dir_all(&folder)?;
         std::fs::write(folder.join("file"), pattern::bytes(Self::NGINX_FILE))?;
@@ -180,26 +141,12 @@ impl Origin {
         let file = folder.join("nginx.conf");
         std::fs::write(&file, configuration)?;
         let mut command = Command::new(tool("nginx")?);
-        command
-            .arg("-e")
-            .arg("stderr")
-            .arg("-p")
-            .arg(&folder)
-            .arg("-c")
-            .arg(&file);
+        command.arg("-e").arg("stderr").arg("-p").arg(&folder).arg("-c").arg(&file);
         let mut process = Process::start("nginx", place, &mut command)?;
         wait_until("nginx to listen", Deadline::seconds(PATIENCE), || {
-            anyhow::ensure!(
-                process.is_running()?,
-                "nginx ended\n{}",
-                process.transcript()
-            );
+            anyhow::ensure!(process.is_running()?, "nginx ended\n{}", process.transcript());
             Ok(place.enter(|| Ok(TcpStream::connect(address)?)).ok())
         })?;
-        Ok(Self {
-            process,
-            address,
-            log,
-        })
+        Ok(Self { process, address, log })
     }
 }

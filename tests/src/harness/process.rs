@@ -51,22 +51,11 @@ impl Process {
     /// # Errors
     /// When it cannot be started.
     pub fn start(name: &str, place: &Place, command: &mut Command) -> anyhow::Result<Self> {
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut child = place
-            .spawn(command)
-            .with_context(|| format!("cannot start {name}"))?;
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = place.spawn(command).with_context(|| format!("cannot start {name}"))?;
         let stdout = child.stdout.take().map(Lines::collect).unwrap_or_default();
         let stderr = child.stderr.take().map(Lines::collect).unwrap_or_default();
-        Ok(Self {
-            name: name.to_owned(),
-            child,
-            stdout,
-            stderr,
-            transcript_file: None,
-        })
+        Ok(Self { name: name.to_owned(), child, stdout, stderr, transcript_file: None })
     }
 
     /// Has its [transcript](Self::transcript) appended to a file when this value ends, for whoever reports a failure.
@@ -105,12 +94,8 @@ impl Process {
     /// # Errors
     /// When the process is gone.
     pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
-        let pid = i32::try_from(self.pid())
-            .ok()
-            .and_then(Pid::from_raw)
-            .context("no process id")?;
-        rustix::process::kill_process(pid, signal)
-            .with_context(|| format!("cannot signal {}", self.name))
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw).context("no process id")?;
+        rustix::process::kill_process(pid, signal).with_context(|| format!("cannot signal {}", self.name))
     }
 
     /// Waits for a line of standard output that `pick` likes.
@@ -147,22 +132,11 @@ impl Process {
     /// When the deadline passes; the process is left running.
     pub fn wait(&mut self, deadline: Deadline) -> anyhow::Result<Finished> {
         let what = format!("the end of {}", self.name);
-        let status = wait_until(&what, deadline, || Ok(self.child.try_wait()?))
-            .with_context(|| self.transcript())?;
+        let status = wait_until(&what, deadline, || Ok(self.child.try_wait()?)).with_context(|| self.transcript())?;
         self.stdout.finish();
         self.stderr.finish();
-        let text = |lines: &Lines| {
-            lines
-                .so_far()
-                .iter()
-                .map(|line| format!("{line}\n"))
-                .collect()
-        };
-        Ok(Finished {
-            status,
-            stdout: text(&self.stdout),
-            stderr: text(&self.stderr),
-        })
+        let text = |lines: &Lines| lines.so_far().iter().map(|line| format!("{line}\n")).collect();
+        Ok(Finished { status, stdout: text(&self.stdout), stderr: text(&self.stderr) })
     }
 
     /// The last lines of its output, for a failure's message.
@@ -170,10 +144,7 @@ impl Process {
     pub fn transcript(&self) -> String {
         let tail = |lines: Vec<String>| {
             let skip = lines.len().saturating_sub(40);
-            lines[skip..]
-                .iter()
-                .map(|line| format!("    {line}\n"))
-                .collect::<String>()
+            lines[skip..].iter().map(|line| format!("    {line}\n")).collect::<String>()
         };
         format!(
             "--- {} (pid {}) standard output:\n{}--- standard error:\n{}",
@@ -206,13 +177,8 @@ impl Lines {
             let mut pipe = BufReader::new(pipe);
             let mut line = Vec::new();
             while matches!(pipe.read_until(b'\n', &mut line), Ok(read) if read > 0) {
-                let text = String::from_utf8_lossy(&line)
-                    .trim_end_matches(['\n', '\r'])
-                    .to_owned();
-                collected
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .push(text);
+                let text = String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r']).to_owned();
+                collected.lock().unwrap_or_else(PoisonError::into_inner).push(text);
                 line.clear();
             }
         });
@@ -221,19 +187,12 @@ impl Lines {
     }
 
     fn so_far(&self) -> Vec<String> {
-        self.collected
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.collected.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Waits for the reader: the writer has ended, so the pipe has too.
     fn finish(&self) {
-        let reader = self
-            .reader
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(reader) = reader {
             let _ = reader.join();
         }

@@ -18,9 +18,7 @@ impl Settings {
     /// # Errors
     /// When it is no TOML.
     pub fn parse(text: &str) -> anyhow::Result<Self> {
-        Ok(Self {
-            table: text.parse().context("test configuration")?,
-        })
+        Ok(Self { table: text.parse().context("test configuration")? })
     }
 
     /// Sets one key, creating tables on the way.
@@ -29,9 +27,7 @@ impl Settings {
         let (last, tables) = split(key);
         let mut table = &mut self.table;
         for name in tables {
-            let entry = table
-                .entry(name)
-                .or_insert_with(|| Value::Table(Table::new()));
+            let entry = table.entry(name).or_insert_with(|| Value::Table(Table::new()));
             if !entry.is_table() {
                 *entry = Value::Table(Table::new());
             }
@@ -62,11 +58,7 @@ impl Settings {
     /// Adds a field to `[identity] headers`.
     #[must_use]
     pub fn header(self, name: &str, value: &str) -> Self {
-        let mut headers = match self
-            .table
-            .get("identity")
-            .and_then(|identity| identity.get("headers"))
-        {
+        let mut headers = match self.table.get("identity").and_then(|identity| identity.get("headers")) {
             Some(Value::Array(headers)) => headers.clone(),
             _ => Vec::new(),
         };
@@ -82,10 +74,7 @@ impl Settings {
     /// # Errors
     /// When there is none.
     pub fn listener(&self) -> anyhow::Result<SocketAddr> {
-        let address = self
-            .table
-            .get("listener")
-            .and_then(|listener| listener.get("addresses")?.get(0)?.as_str());
+        let address = self.table.get("listener").and_then(|listener| listener.get("addresses")?.get(0)?.as_str());
         let mut address: SocketAddr = address.context("listener.addresses is empty")?.parse()?;
         if address.ip().is_unspecified() {
             address.set_ip(Ipv4Addr::LOCALHOST.into());

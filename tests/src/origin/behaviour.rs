@@ -24,66 +24,21 @@ const BAD: &[(&str, &str)] = &[
         "length-and-chunked",
         "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
     ),
-    (
-        "two-lengths",
-        "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
-    ),
-    (
-        "length-text",
-        "HTTP/1.1 200 OK\r\nContent-Length: five\r\n\r\nhello",
-    ),
-    (
-        "length-negative",
-        "HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\nhello",
-    ),
-    (
-        "unknown-coding",
-        "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nhello",
-    ),
-    (
-        "chunked-twice",
-        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
-    ),
-    (
-        "chunk-size",
-        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nfive\r\nhello\r\n0\r\n\r\n",
-    ),
-    (
-        "chunk-overflow",
-        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n10000000000000005\r\nhello\r\n0\r\n\r\n",
-    ),
-    (
-        "chunk-longer",
-        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello!\r\n0\r\n\r\n",
-    ),
-    (
-        "space-before-colon",
-        "HTTP/1.1 200 OK\r\nX-A : b\r\nContent-Length: 5\r\n\r\nhello",
-    ),
-    (
-        "obs-fold",
-        "HTTP/1.1 200 OK\r\nX-A: b\r\n c\r\nContent-Length: 5\r\n\r\nhello",
-    ),
-    (
-        "bare-cr",
-        "HTTP/1.1 200 OK\r\nX-A: b\rc\r\nContent-Length: 5\r\n\r\nhello",
-    ),
-    (
-        "nul",
-        "HTTP/1.1 200 OK\r\nX-A: b\0c\r\nContent-Length: 5\r\n\r\nhello",
-    ),
-    (
-        "version",
-        "HTTP/2.0 200 OK\r\nContent-Length: 5\r\n\r\nhello",
-    ),
-    (
-        "status",
-        "HTTP/1.1 2000 OK\r\nContent-Length: 5\r\n\r\nhello",
-    ),
-    (
-        "switching",
-        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
-    ),
+    ("two-lengths", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!"),
+    ("length-text", "HTTP/1.1 200 OK\r\nContent-Length: five\r\n\r\nhello"),
+    ("length-negative", "HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\nhello"),
+    ("unknown-coding", "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nhello"),
+    ("chunked-twice", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"),
+    ("chunk-size", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nfive\r\nhello\r\n0\r\n\r\n"),
+    ("chunk-overflow", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n10000000000000005\r\nhello\r\n0\r\n\r\n"),
+    ("chunk-longer", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello!\r\n0\r\n\r\n"),
+    ("space-before-colon", "HTTP/1.1 200 OK\r\nX-A : b\r\nContent-Length: 5\r\n\r\nhello"),
+    ("obs-fold", "HTTP/1.1 200 OK\r\nX-A: b\r\n c\r\nContent-Length: 5\r\n\r\nhello"),
+    ("bare-cr", "HTTP/1.1 200 OK\r\nX-A: b\rc\r\nContent-Length: 5\r\n\r\nhello"),
+    ("nul", "HTTP/1.1 200 OK\r\nX-A: b\0c\r\nContent-Length: 5\r\n\r\nhello"),
+    ("version", "HTTP/2.0 200 OK\r\nContent-Length: 5\r\n\r\nhello"),
+    ("status", "HTTP/1.1 2000 OK\r\nContent-Length: 5\r\n\r\nhello"),
+    ("switching", "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n"),
 ];
 
 /// Performs what the request's path asks for.
@@ -98,34 +53,16 @@ pub(super) async fn answer(
     let target = Target::parse(target)?;
     let how = target.how()?;
     let close_asked = request.head.has_token("Connection", "close");
-    let after = if close_asked {
-        Next::Close(How::CloseNotify)
-    } else {
-        Next::Keep
-    };
+    let after = if close_asked { Next::Close(How::CloseNotify) } else { Next::Keep };
 
     // These answer before, or without, reading the body.
     match target.name.as_str() {
         "early" => {
-            plain(
-                wire,
-                target.number("status", 413)?,
-                "early\n",
-                &["Connection: close"],
-                head_only,
-            )
-            .await?;
+            plain(wire, target.number("status", 413)?, "early\n", &["Connection: close"], head_only).await?;
             return Ok(Next::Close(how));
         }
         "early-reading" => {
-            plain(
-                wire,
-                target.number("status", 200)?,
-                "early\n",
-                &[],
-                head_only,
-            )
-            .await?;
+            plain(wire, target.number("status", 200)?, "early\n", &[], head_only).await?;
             let (bytes, sha256) = wire.whole_body(&mut request.body).await?;
             journal.body(connection, bytes, &sha256);
             return Ok(after);
@@ -147,14 +84,7 @@ pub(super) async fn answer(
 
     match target.name.as_str() {
         "headers" => json(wire, &head_as_json(&request.head, connection), head_only).await?,
-        "sha256" => {
-            json(
-                wire,
-                &serde_json::json!({"sha256": sha256, "bytes": bytes}),
-                head_only,
-            )
-            .await?
-        }
+        "sha256" => json(wire, &serde_json::json!({"sha256": sha256, "bytes": bytes}), head_only).await?,
         "stats" => json(wire, &journal.stats(), head_only).await?,
         "bytes" | "truncate" | "longer" => {
             let length = target.argument()?;
@@ -163,8 +93,7 @@ pub(super) async fn answer(
                 "truncate" => target.number("sent", length / 2)?,
                 _ => length + target.number("extra", 16)?,
             };
-            wire.write(format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n").as_bytes())
-                .await?;
+            wire.write(format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n").as_bytes()).await?;
             if !head_only {
                 stream_pattern(wire, sent, None).await?;
             }
@@ -175,13 +104,8 @@ pub(super) async fn answer(
         "chunked" | "truncate-chunked" => {
             let length = target.argument()?;
             let whole = target.name == "chunked";
-            let sent = if whole {
-                length
-            } else {
-                target.number("sent", length / 2)?
-            };
-            wire.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-                .await?;
+            let sent = if whole { length } else { target.number("sent", length / 2)? };
+            wire.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await?;
             if !head_only {
                 stream_pattern(wire, sent, Some(target.number("size", 8192)?)).await?;
             }
@@ -193,16 +117,11 @@ pub(super) async fn answer(
             }
         }
         "close" | "truncate-close" => {
-            wire.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
-                .await?;
+            wire.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n").await?;
             if !head_only {
                 stream_pattern(wire, target.argument()?, None).await?;
             }
-            let how = if target.name == "close" {
-                How::CloseNotify
-            } else {
-                how
-            };
+            let how = if target.name == "close" { How::CloseNotify } else { how };
             return Ok(Next::Close(how));
         }
         "slow" => {
@@ -211,36 +130,23 @@ pub(super) async fn answer(
         }
         "drip" => {
             let length = target.argument()?;
-            wire.write(format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n").as_bytes())
-                .await?;
+            wire.write(format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n").as_bytes()).await?;
             for byte in pattern::bytes(usize::try_from(length)?) {
                 tokio::time::sleep(Duration::from_millis(target.number("ms", 10)?)).await;
                 wire.write(&[byte]).await?;
             }
         }
         "interim" => {
-            wire.write(b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n").await?;
+            wire.write(b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n")
+                .await?;
             plain(wire, 200, "final\n", &[], head_only).await?;
         }
         "status" => {
             let status = target.argument()?;
-            plain(
-                wire,
-                status,
-                "status\n",
-                &[],
-                head_only || matches!(status, 204 | 304),
-            )
-            .await?;
+            plain(wire, status, "status\n", &[], head_only || matches!(status, 204 | 304)).await?;
         }
-        "head204" => {
-            wire.write(b"HTTP/1.1 204 No Content\r\nX-Marker: 204\r\n\r\n")
-                .await?
-        }
-        "body304" => {
-            wire.write(b"HTTP/1.1 304 Not Modified\r\nContent-Length: 1000\r\n\r\n")
-                .await?
-        }
+        "head204" => wire.write(b"HTTP/1.1 204 No Content\r\nX-Marker: 204\r\n\r\n").await?,
+        "body304" => wire.write(b"HTTP/1.1 304 Not Modified\r\nContent-Length: 1000\r\n\r\n").await?,
         "two" => {
             let one = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nfirst\n";
             let two = "HTTP/1.1 200 OK\r\nContent-Length: 7\r\nX-Poison: yes\r\n\r\nsecond\n";
@@ -253,10 +159,8 @@ pub(super) async fn answer(
         "hang" => std::future::pending::<()>().await,
         "bad" => {
             let kind = target.argument_text()?;
-            let (_, response) = BAD
-                .iter()
-                .find(|(name, _)| *name == kind)
-                .ok_or_else(|| anyhow!("/bad/{kind}: no such response"))?;
+            let (_, response) =
+                BAD.iter().find(|(name, _)| *name == kind).ok_or_else(|| anyhow!("/bad/{kind}: no such response"))?;
             wire.write(response.as_bytes()).await?;
             return Ok(Next::Close(how));
         }
@@ -272,8 +176,7 @@ async fn echo(wire: &mut Wire, request: &mut Request, head_only: bool) -> anyhow
         Framing::Chunked => "Transfer-Encoding: chunked".to_owned(),
         Framing::None | Framing::UntilClose => "Content-Length: 0".to_owned(),
     };
-    wire.write(format!("HTTP/1.1 200 OK\r\n{field}\r\n\r\n").as_bytes())
-        .await?;
+    wire.write(format!("HTTP/1.1 200 OK\r\n{field}\r\n\r\n").as_bytes()).await?;
     let mut buffer = vec![0; 16 * 1024];
     loop {
         let read = wire.body(&mut request.body, &mut buffer).await?;
@@ -317,23 +220,10 @@ async fn stream_pattern(wire: &mut Wire, length: u64, chunk: Option<u64>) -> any
 }
 
 async fn json(wire: &mut Wire, value: &serde_json::Value, head_only: bool) -> anyhow::Result<()> {
-    plain(
-        wire,
-        200,
-        &format!("{value}\n"),
-        &["Content-Type: application/json"],
-        head_only,
-    )
-    .await
+    plain(wire, 200, &format!("{value}\n"), &["Content-Type: application/json"], head_only).await
 }
 
-async fn plain(
-    wire: &mut Wire,
-    status: u64,
-    body: &str,
-    fields: &[&str],
-    head_only: bool,
-) -> anyhow::Result<()> {
+async fn plain(wire: &mut Wire, status: u64, body: &str, fields: &[&str], head_only: bool) -> anyhow::Result<()> {
     let mut response = format!("HTTP/1.1 {status} Scripted\r\n");
     if status != 204 {
         response += &format!("Content-Length: {}\r\n", body.len());
@@ -359,30 +249,22 @@ struct Target {
 impl Target {
     fn parse(target: &str) -> anyhow::Result<Self> {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
-        let mut segments = path
-            .strip_prefix('/')
-            .context("the target is no path")?
-            .splitn(2, '/');
+        let mut segments = path.strip_prefix('/').context("the target is no path")?.splitn(2, '/');
         let query = query.split('&').filter_map(|pair| pair.split_once('='));
         Ok(Self {
             name: segments.next().unwrap_or_default().to_owned(),
             argument: segments.next().map(str::to_owned),
-            query: query
-                .map(|(key, value)| (key.to_owned(), value.to_owned()))
-                .collect(),
+            query: query.map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
         })
     }
 
     fn argument_text(&self) -> anyhow::Result<&str> {
-        self.argument
-            .as_deref()
-            .with_context(|| format!("/{} needs an argument", self.name))
+        self.argument.as_deref().with_context(|| format!("/{} needs an argument", self.name))
     }
 
     fn argument(&self) -> anyhow::Result<u64> {
         let text = self.argument_text()?;
-        text.parse()
-            .with_context(|| format!("/{}/{text}: not a number", self.name))
+        text.parse().with_context(|| format!("/{}/{text}: not a number", self.name))
     }
 
     fn number<T: FromStr<Err: std::error::Error + Send + Sync + 'static>>(
@@ -390,9 +272,7 @@ impl Target {
         key: &str,
         default: T,
     ) -> anyhow::Result<T> {
-        self.query.get(key).map_or(Ok(default), |text| {
-            text.parse().with_context(|| format!("{key}={text}"))
-        })
+        self.query.get(key).map_or(Ok(default), |text| text.parse().with_context(|| format!("{key}={text}")))
     }
 
     fn how(&self) -> anyhow::Result<How> {

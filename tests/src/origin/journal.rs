@@ -36,27 +36,16 @@ impl Journal {
                 opened.with_context(|| format!("cannot write {}", path.display()))
             })
             .transpose()?;
-        Ok(Self {
-            state: Mutex::new(State {
-                file,
-                ..State::default()
-            }),
-        })
+        Ok(Self { state: Mutex::new(State { file, ..State::default() }) })
     }
 
     /// Counts a connection and gives it a number.
     pub(super) fn connection(&self, peer: SocketAddr, tls: &ServerConnection) -> u64 {
-        let subject = tls
-            .peer_certificates()
-            .and_then(|chain| chain.first())
-            .map_or_else(String::new, |leaf| {
-                X509Certificate::from_der(leaf)
-                    .map_or_else(|e| e.to_string(), |(_, cert)| cert.subject().to_string())
-            });
+        let subject = tls.peer_certificates().and_then(|chain| chain.first()).map_or_else(String::new, |leaf| {
+            X509Certificate::from_der(leaf).map_or_else(|e| e.to_string(), |(_, cert)| cert.subject().to_string())
+        });
         let version = tls.protocol_version().map(|version| format!("{version:?}"));
-        let cipher = tls
-            .negotiated_cipher_suite()
-            .map(|suite| format!("{:?}", suite.suite()));
+        let cipher = tls.negotiated_cipher_suite().map(|suite| format!("{:?}", suite.suite()));
         let server_name = tls.server_name().map(str::to_owned);
         self.with(|state| {
             state.connections += 1;
@@ -72,9 +61,7 @@ impl Journal {
 
     pub(super) fn handshake_failed(&self, peer: SocketAddr, reason: &str) {
         self.with(|state| {
-            state.line(
-                &json!({"event": "handshake_failed", "peer": peer.to_string(), "reason": reason}),
-            );
+            state.line(&json!({"event": "handshake_failed", "peer": peer.to_string(), "reason": reason}));
         });
     }
 
@@ -104,15 +91,11 @@ impl Journal {
 
     /// An exchange could not be finished, for instance because the body ended early.
     pub(super) fn broken(&self, connection: u64, reason: &str) {
-        self.with(|state| {
-            state.line(&json!({"event": "broken", "connection": connection, "reason": reason}))
-        });
+        self.with(|state| state.line(&json!({"event": "broken", "connection": connection, "reason": reason})));
     }
 
     pub(super) fn end(&self, connection: u64, reason: &str) {
-        self.with(|state| {
-            state.line(&json!({"event": "end", "connection": connection, "reason": reason}))
-        });
+        self.with(|state| state.line(&json!({"event": "end", "connection": connection, "reason": reason})));
     }
 
     pub(super) fn stats(&self) -> Value {

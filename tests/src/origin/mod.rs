@@ -50,10 +50,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What the origin is started with.
 #[derive(Debug, Clone, clap::Parser)]
-#[command(
-    name = "testorigin",
-    about = "A TLS origin with scripted behaviour, for tests and the demo"
-)]
+#[command(name = "testorigin", about = "A TLS origin with scripted behaviour, for tests and the demo")]
 pub struct Options {
     /// Where to listen; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:9443")]
@@ -94,23 +91,16 @@ pub enum TlsVersions {
 /// # Errors
 /// When certificates cannot be read or the address cannot be bound.
 pub fn run(options: &Options) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(serve(options))
 }
 
 async fn serve(options: &Options) -> anyhow::Result<()> {
     let acceptor = TlsAcceptor::from(Arc::new(tls_config(options)?));
     let journal = Arc::new(Journal::open(options.log.as_deref())?);
-    let listener = TcpListener::bind(options.listen)
-        .await
-        .with_context(|| format!("cannot listen on {}", options.listen))?;
-    println!(
-        "{}",
-        json!({"event": "ready", "address": listener.local_addr()?.to_string()})
-    );
+    let listener =
+        TcpListener::bind(options.listen).await.with_context(|| format!("cannot listen on {}", options.listen))?;
+    println!("{}", json!({"event": "ready", "address": listener.local_addr()?.to_string()}));
     loop {
         let (socket, peer) = listener.accept().await?;
         let (acceptor, journal) = (acceptor.clone(), Arc::clone(&journal));
@@ -118,12 +108,7 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
     }
 }
 
-async fn connection(
-    socket: TcpStream,
-    peer: SocketAddr,
-    acceptor: &TlsAcceptor,
-    journal: &Journal,
-) {
+async fn connection(socket: TcpStream, peer: SocketAddr, acceptor: &TlsAcceptor, journal: &Journal) {
     // Heads and bodies are written separately; the delay of Nagle's algorithm would only slow the tests.
     let _ = socket.set_nodelay(true);
     let stream = match tokio::time::timeout(PATIENCE, acceptor.accept(socket)).await {
@@ -166,11 +151,9 @@ fn tls_config(options: &Options) -> anyhow::Result<ServerConfig> {
     for certificate in certificates(&options.client_ca)? {
         roots.add(certificate)?;
     }
-    let verifier =
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
-            .build()?;
-    let key = PrivateKeyDer::from_pem_file(&options.key)
-        .with_context(|| format!("cannot read {}", options.key.display()))?;
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build()?;
+    let key =
+        PrivateKeyDer::from_pem_file(&options.key).with_context(|| format!("cannot read {}", options.key.display()))?;
     let versions: &[&rustls::SupportedProtocolVersion] = match options.tls {
         TlsVersions::V1_2 => &[&rustls::version::TLS12],
         TlsVersions::V1_3 => &[&rustls::version::TLS13],

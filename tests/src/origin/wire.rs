@@ -39,9 +39,7 @@ pub(super) enum How {
 
 impl Wire {
     pub(super) fn new(stream: TlsStream<TcpStream>) -> Self {
-        Self {
-            stream: BufReader::with_capacity(64 * 1024, stream),
-        }
+        Self { stream: BufReader::with_capacity(64 * 1024, stream) }
     }
 
     /// The next request's head; `None` when the client closed between requests.
@@ -68,22 +66,11 @@ impl Wire {
             Framing::Length(length) => length,
             _ => 0,
         };
-        Ok(Some(Request {
-            head,
-            body: Body {
-                framing,
-                remaining,
-                ended: false,
-            },
-        }))
+        Ok(Some(Request { head, body: Body { framing, remaining, ended: false } }))
     }
 
     /// The next piece of a body, at most `buffer` long; 0 at its end.
-    pub(super) async fn body(
-        &mut self,
-        body: &mut Body,
-        buffer: &mut [u8],
-    ) -> anyhow::Result<usize> {
+    pub(super) async fn body(&mut self, body: &mut Body, buffer: &mut [u8]) -> anyhow::Result<usize> {
         if body.ended || body.framing == Framing::None {
             return Ok(0);
         }
@@ -99,17 +86,12 @@ impl Wire {
                 return Ok(0);
             }
         }
-        let most = usize::try_from(body.remaining)
-            .unwrap_or(usize::MAX)
-            .min(buffer.len());
+        let most = usize::try_from(body.remaining).unwrap_or(usize::MAX).min(buffer.len());
         let read = self.stream.read(&mut buffer[..most]).await?;
         ensure!(read > 0, "the connection ended within a body");
         body.remaining -= read as u64;
         if body.remaining == 0 && body.framing == Framing::Chunked {
-            ensure!(
-                self.body_line().await?.is_empty(),
-                "a chunk is longer than its size says"
-            );
+            ensure!(self.body_line().await?.is_empty(), "a chunk is longer than its size says");
         }
         Ok(read)
     }
@@ -135,18 +117,14 @@ impl Wire {
         let _ = self.stream.flush().await;
         match how {
             How::CloseNotify => drop(self.stream.shutdown().await),
-            How::Fin => drop(rustix::net::shutdown(
-                self.stream.get_ref().get_ref().0,
-                rustix::net::Shutdown::Write,
-            )),
+            How::Fin => drop(rustix::net::shutdown(self.stream.get_ref().get_ref().0, rustix::net::Shutdown::Write)),
             How::Reset => {
                 let _ = self.stream.get_ref().get_ref().0.set_zero_linger();
                 return;
             }
         }
         let mut scrap = vec![0; 64 * 1024];
-        let drain =
-            async { while matches!(self.stream.read(&mut scrap).await, Ok(read) if read > 0) {} };
+        let drain = async { while matches!(self.stream.read(&mut scrap).await, Ok(read) if read > 0) {} };
         let _ = tokio::time::timeout(LINGER, drain).await;
     }
 
@@ -160,22 +138,12 @@ impl Wire {
     /// A line without its CR LF; `None` at the end of the stream.
     async fn line(&mut self, limit: usize) -> anyhow::Result<Option<Vec<u8>>> {
         let mut line = Vec::new();
-        (&mut self.stream)
-            .take(limit as u64)
-            .read_until(b'\n', &mut line)
-            .await?;
+        (&mut self.stream).take(limit as u64).read_until(b'\n', &mut line).await?;
         if line.is_empty() {
             return Ok(None);
         }
-        ensure!(
-            line.len() < limit,
-            "a line or head longer than {limit} bytes"
-        );
-        ensure!(
-            line.ends_with(b"\r\n"),
-            "a line that does not end with CR LF: {:?}",
-            String::from_utf8_lossy(&line)
-        );
+        ensure!(line.len() < limit, "a line or head longer than {limit} bytes");
+        ensure!(line.ends_with(b"\r\n"), "a line that does not end with CR LF: {:?}", String::from_utf8_lossy(&line));
         line.truncate(line.len() - 2);
         Ok(Some(line))
     }
