@@ -7,8 +7,22 @@
 //! See [`mtls_appliance_tests::harness`] for the environment variables. A test that cannot run here is reported as
 //! ignored with its reason, or fails if `MTLS_REQUIRE` names what is missing.
 
+mod bodies;
+mod calls;
 mod case;
+mod configuration;
+mod guard;
+mod identity;
+mod lifecycle;
+mod load;
+mod origin_faults;
+mod origin_tls;
+mod other_stacks;
+mod refusals;
+mod reload;
 mod scripted_origin;
+mod strictness;
+mod truncation;
 
 use std::process::ExitCode;
 
@@ -29,7 +43,23 @@ fn main() -> ExitCode {
             }
         };
     }
-    let modules = [scripted_origin::CASES];
+    let modules = [
+        scripted_origin::CASES,
+        calls::CASES,
+        identity::CASES,
+        refusals::CASES,
+        strictness::CASES,
+        bodies::CASES,
+        truncation::CASES,
+        origin_faults::CASES,
+        origin_tls::CASES,
+        other_stacks::CASES,
+        reload::CASES,
+        lifecycle::CASES,
+        configuration::CASES,
+        guard::CASES,
+        load::CASES,
+    ];
     let trials = modules.into_iter().flatten().map(|case| case.trial()).collect();
     let conclusion = libtest_mimic::run(&Arguments::from_args(), trials);
     harness::clean_up();

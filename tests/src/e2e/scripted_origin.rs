@@ -2,6 +2,7 @@
 
 use anyhow::ensure;
 use mtls_appliance_tests::harness::{Curl, Feature, Lab, Net, Origin, OriginKind, Place};
+use mtls_appliance_tests::pattern;
 
 use crate::case::cases;
 
@@ -48,7 +49,7 @@ fn it_digests_uploads(lab: &Lab) -> anyhow::Result<()> {
     let curl = direct(lab, &Place::Here, &origin);
     let answer = curl.clone().upload_chunked(1_000_000).ok("/sha256")?.json()?;
     ensure!(answer["bytes"] == 1_000_000, "{answer}");
-    ensure!(answer["sha256"] == mtls_appliance_tests::pattern::sha256(1_000_000), "{answer}");
+    ensure!(answer["sha256"] == pattern::sha256(1_000_000), "{answer}");
     curl.upload_chunked(1_000_000).ok("/echo")?.must_be_pattern(1_000_000)
 }
 

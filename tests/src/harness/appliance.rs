@@ -1,7 +1,7 @@
 //! The appliance under test, run as the installed binary.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, bail, ensure};
@@ -29,10 +29,23 @@ impl Appliance {
     /// # Errors
     /// When it ends or is not ready in time; the message carries its output.
     pub fn start(lab: &Lab, place: &Place, settings: &Settings) -> anyhow::Result<Self> {
+        Self::start_with(lab, place, settings, &[])
+    }
+
+    /// The same with additional environment variables.
+    ///
+    /// # Errors
+    /// As for [`Self::start`].
+    pub fn start_with(
+        lab: &Lab,
+        place: &Place,
+        settings: &Settings,
+        environment: &[(&str, &str)],
+    ) -> anyhow::Result<Self> {
         let configuration = lab.path("appliance.toml");
         settings.write(&configuration)?;
         let address = settings.listener()?;
-        let process = Self::launch(lab, place, &configuration)?;
+        let process = Self::launch(lab, place, &configuration, environment)?;
         let mut appliance = Self { process, configuration, place: place.clone(), address };
         appliance.wait_ready()?;
         Ok(appliance)
@@ -45,17 +58,25 @@ impl Appliance {
     pub fn run(lab: &Lab, place: &Place, command: &str, settings: &Settings) -> anyhow::Result<Finished> {
         let configuration = lab.path("appliance.toml");
         settings.write(&configuration)?;
+        Self::run_with_file(place, command, &configuration)
+    }
+
+    /// The same with a file as it is.
+    ///
+    /// # Errors
+    /// When it does not end in time.
+    pub fn run_with_file(place: &Place, command: &str, configuration: &Path) -> anyhow::Result<Finished> {
         let mut invocation = Command::new(appliance_binary()?);
-        invocation.arg(command).arg("--config").arg(&configuration);
+        invocation.arg(command).arg("--config").arg(configuration);
         Process::start(&format!("mtls-appliance {command}"), place, &mut invocation)?.wait(Deadline::seconds(PATIENCE))
     }
 
-    /// Starts it again with the same configuration after it ended.
+    /// Starts it again with the same configuration after it ended, without additional environment variables.
     ///
     /// # Errors
     /// As for [`Self::start`].
     pub fn restart(&mut self, lab: &Lab) -> anyhow::Result<()> {
-        self.process = Self::launch(lab, &self.place, &self.configuration)?;
+        self.process = Self::launch(lab, &self.place, &self.configuration, &[])?;
         self.wait_ready()
     }
 
@@ -104,7 +125,7 @@ impl Appliance {
     ///
     /// # Errors
     /// When it does not come in time.
-    pub fn wait_requests(&mut self, count: usize) -> anyhow::Result<Value> {
+    pub fn wait_requests(&self, count: usize) -> anyhow::Result<Value> {
         wait_until(&format!("access-log line {count}"), Deadline::seconds(PATIENCE), || {
             Ok(self.events(event::REQUEST).get(count - 1).cloned())
         })
@@ -182,9 +203,9 @@ impl Appliance {
         .with_context(|| self.process.transcript())
     }
 
-    fn launch(lab: &Lab, place: &Place, configuration: &PathBuf) -> anyhow::Result<Process> {
+    fn launch(lab: &Lab, place: &Place, configuration: &Path, environment: &[(&str, &str)]) -> anyhow::Result<Process> {
         let mut command = Command::new(appliance_binary()?);
-        command.arg("run").arg("--config").arg(configuration);
+        command.arg("run").arg("--config").arg(configuration).envs(environment.iter().copied());
         let mut process = Process::start("mtls-appliance", place, &mut command)?;
         process.keep_transcript(lab.path("appliance.transcript"));
         Ok(process)

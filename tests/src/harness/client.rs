@@ -114,8 +114,26 @@ impl Client {
     /// # Errors
     /// When either fails.
     pub fn connect(place: &Place, address: SocketAddr, tls: &ClientTls) -> anyhow::Result<Self> {
+        Self::connect_with(place, address, tls, |_| {})
+    }
+
+    /// The same, with bytes that go out in the client's last flight of the handshake.
+    ///
+    /// # Errors
+    /// When either fails.
+    pub fn connect_with(
+        place: &Place,
+        address: SocketAddr,
+        tls: &ClientTls,
+        early: impl FnOnce(&mut Vec<u8>),
+    ) -> anyhow::Result<Self> {
         let socket = tcp(place, address)?;
-        let connection = ClientConnection::new(Arc::clone(&tls.config), ServerName::try_from(NAME)?)?;
+        let mut connection = ClientConnection::new(Arc::clone(&tls.config), ServerName::try_from(NAME)?)?;
+        let mut bytes = Vec::new();
+        early(&mut bytes);
+        // rustls keeps them until the handshake is complete on this side, and sends them right behind its Finished.
+        connection.set_buffer_limit(None);
+        connection.writer().write_all(&bytes)?;
         let mut stream = StreamOwned::new(connection, socket);
         while stream.conn.is_handshaking() {
             stream.conn.complete_io(&mut stream.sock).context("TLS handshake")?;
@@ -200,6 +218,16 @@ impl Client {
         Ok(response)
     }
 
+    /// Reads one interim response's head.
+    ///
+    /// # Errors
+    /// When the next head is a final response's, or malformed.
+    pub fn interim(&mut self) -> anyhow::Result<Head> {
+        let head = self.head()?;
+        ensure!(head.status()? / 100 == 1, "a final response instead of an interim one: {}", head.start);
+        Ok(head)
+    }
+
     /// A GET of a large body, which is digested and not kept.
     ///
     /// # Errors
@@ -251,6 +279,28 @@ impl Client {
     pub fn close_notify(&mut self) -> anyhow::Result<()> {
         self.stream.conn.send_close_notify();
         self.stream.flush().context("sending close_notify")
+    }
+
+    /// Renews the traffic keys and asks the peer to do so (TLS 1.3 KeyUpdate).
+    ///
+    /// # Errors
+    /// When the connection is gone or is not TLS 1.3.
+    pub fn update_keys(&mut self) -> anyhow::Result<()> {
+        self.stream.conn.refresh_traffic_keys()?;
+        self.stream.flush().context("sending KeyUpdate")
+    }
+
+    /// Encrypts a record and sends only the first half of it.
+    ///
+    /// # Errors
+    /// When the socket is gone.
+    pub fn send_half_a_record(&mut self, content: &[u8]) -> anyhow::Result<()> {
+        self.stream.conn.writer().write_all(content)?;
+        let mut record = Vec::new();
+        while self.stream.conn.wants_write() {
+            self.stream.conn.write_tls(&mut record)?;
+        }
+        Ok(self.stream.sock.write_all(&record[..record.len() / 2])?)
     }
 
     /// Ends TCP's sending side without close_notify.

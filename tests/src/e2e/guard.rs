@@ -1,0 +1,205 @@
+//! The guard at the interface: who is nobody's caller does not get an answer, not even from TCP.
+
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use mtls_appliance_tests::harness::names::{EXIT_CONFIGURATION, EXIT_ENVIRONMENT, counter};
+use mtls_appliance_tests::harness::{Appliance, BpfFs, Deadline, Feature, Lab, Net, Origin, Place, Settings};
+use rustix::process::Signal;
+
+use crate::case::cases;
+
+cases!("guard":
+    an_unregistered_source_is_dropped_and_counted_and_a_registered_one_passes,
+    ipv6_is_guarded_too,
+    other_traffic_passes,
+    a_reload_changes_who_gets_in,
+    killing_the_daemon_leaves_the_guard_attached_and_a_restart_takes_it_over,
+    an_orderly_stop_leaves_the_guard_as_it_says,
+    generic_mode_guards_as_well,
+    an_interface_that_does_not_exist_is_refused,
+    a_failed_start_leaves_nothing_attached,
+);
+
+struct Guarded {
+    net: Net,
+    origin: Origin,
+    appliance: Appliance,
+    _bpf: BpfFs,
+}
+
+fn settings(pins: &str, mode: &str) -> impl FnOnce(Settings) -> Settings {
+    let (pins, mode) = (pins.to_owned(), mode.to_owned());
+    move |settings| {
+        settings
+            .set("guard.interface", Net::FRONT)
+            .set("guard.ports", vec![i64::from(Net::PORT)])
+            .set("guard.mode", mode)
+            .set("guard.pin_dir", pins)
+    }
+}
+
+fn guarded(lab: &Lab, mode: &str) -> anyhow::Result<Guarded> {
+    Feature::Netns.need()?;
+    Feature::Xdp.need()?;
+    let folder = lab.path("bpf");
+    let bpf = BpfFs::mount(&folder)?;
+    let net = Net::create()?;
+    let pins = folder.join("guard").display().to_string();
+    let (origin, appliance) = lab.appliance_in(&net, settings(&pins, mode))?;
+    Ok(Guarded { net, origin, appliance, _bpf: bpf })
+}
+
+fn at(ip: &str) -> anyhow::Result<SocketAddr> {
+    Ok(SocketAddr::new(ip.parse::<IpAddr>()?, Net::PORT))
+}
+
+/// Whether TCP connects within a second; a dropped SYN shows as a time-out.
+fn connects(net: &Net, ip: &str) -> anyhow::Result<bool> {
+    let address = at(ip)?;
+    net.caller.enter(|| Ok(TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok()))
+}
+
+fn answers(lab: &Lab, net: &Net, ip: &str) -> anyhow::Result<()> {
+    lab.curl_at(&net.caller, at(ip)?).identity("client-p256").seconds(10).ok("/bytes/100000")?.must_be_pattern(100_000)
+}
+
+fn attached(net: &Net) -> anyhow::Result<bool> {
+    Ok(net.front_link()?.contains("xdp"))
+}
+
+fn an_unregistered_source_is_dropped_and_counted_and_a_registered_one_passes(lab: &Lab) -> anyhow::Result<()> {
+    let Guarded { net, origin, mut appliance, _bpf } = guarded(lab, "auto")?;
+    ensure!(attached(&net)?, "{}", net.front_link()?);
+    answers(lab, &net, Net::REGISTERED)?;
+    let before = appliance.counter(counter::GUARD_UNREGISTERED)?;
+    ensure!(!connects(&net, Net::UNREGISTERED)?, "an unregistered source connected");
+    appliance.wait_counter(counter::GUARD_UNREGISTERED, before + 1)?;
+    // Even with a good certificate.
+    let curl = lab.curl_at(&net.caller, at(Net::UNREGISTERED)?).identity("client-p256").seconds(2);
+    let answer = curl.get("/headers")?;
+    ensure!(answer.exit == 28, "not a time-out: {answer}");
+    answers(lab, &net, Net::REGISTERED)?;
+    ensure!(origin.journal("request")?.len() == 2);
+    ensure!(!appliance.status()?["guard"].is_null());
+    appliance.must_be_alive()
+}
+
+fn ipv6_is_guarded_too(lab: &Lab) -> anyhow::Result<()> {
+    let Guarded { net, appliance, _bpf, .. } = guarded(lab, "auto")?;
+    answers(lab, &net, Net::REGISTERED_V6)?;
+    let before = appliance.counter(counter::GUARD_UNREGISTERED)?;
+    ensure!(!connects(&net, Net::UNREGISTERED_V6)?, "an unregistered source connected");
+    appliance.wait_counter(counter::GUARD_UNREGISTERED, before + 1).map(drop)
+}
+
+fn other_traffic_passes(lab: &Lab) -> anyhow::Result<()> {
+    let Guarded { net, appliance, _bpf, .. } = guarded(lab, "auto")?;
+    // TCP to another port, for an unregistered source. Reaching it at all needs ARP or neighbour discovery to pass.
+    for ip in [Net::UNREGISTERED, Net::UNREGISTERED_V6] {
+        let address = SocketAddr::new(ip.parse()?, 22);
+        let listener = net.appliance.enter(|| Ok(TcpListener::bind(address)?))?;
+        net.caller
+            .enter(|| Ok(TcpStream::connect_timeout(&address, Duration::from_secs(5))?))
+            .with_context(|| format!("TCP to {address} did not pass"))?;
+        drop(listener);
+        // UDP, to the guarded port even.
+        let address = at(ip)?;
+        let receiver = net.appliance.enter(|| Ok(UdpSocket::bind(address)?))?;
+        receiver.set_read_timeout(Some(Duration::from_secs(5)))?;
+        let any: SocketAddr = if address.is_ipv4() { "0.0.0.0:0".parse()? } else { "[::]:0".parse()? };
+        net.caller.enter(|| Ok(UdpSocket::bind(any)?.send_to(b"hello", address)?))?;
+        let mut buffer = [0; 16];
+        let (length, _) = receiver.recv_from(&mut buffer).with_context(|| format!("UDP to {address} did not pass"))?;
+        ensure!(&buffer[..length] == b"hello");
+    }
+    ensure!(appliance.counter(counter::GUARD_UNREGISTERED)? == 0, "{}", appliance.status()?);
+    Ok(())
+}
+
+fn a_reload_changes_who_gets_in(lab: &Lab) -> anyhow::Result<()> {
+    let Guarded { net, mut appliance, _bpf, .. } = guarded(lab, "auto")?;
+    ensure!(connects(&net, Net::REGISTERED)? && !connects(&net, Net::UNREGISTERED)?);
+    let swapped = dev_pki::REGISTRY.replace("10.77.2.0/24", "10.77.3.0/24").replace("fd77:2::/64", "fd77:3::/64");
+    ensure!(swapped != dev_pki::REGISTRY);
+    std::fs::write(lab.path("registry.toml"), swapped)?;
+    appliance.reload()?;
+    ensure!(connects(&net, Net::UNREGISTERED)?, "the new source is still dropped");
+    ensure!(!connects(&net, Net::REGISTERED)?, "the removed source still gets in");
+    ensure!(connects(&net, Net::UNREGISTERED_V6)? && !connects(&net, Net::REGISTERED_V6)?);
+    answers(lab, &net, Net::UNREGISTERED)
+}
+
+fn killing_the_daemon_leaves_the_guard_attached_and_a_restart_takes_it_over(lab: &Lab) -> anyhow::Result<()> {
+    let Guarded { net, mut appliance, _bpf, .. } = guarded(lab, "auto")?;
+    ensure!(!connects(&net, Net::UNREGISTERED)?);
+    let before = appliance.wait_counter(counter::GUARD_UNREGISTERED, 1)?;
+    appliance.process().signal(Signal::KILL)?;
+    appliance.process().wait(Deadline::seconds(10))?;
+    ensure!(attached(&net)?, "the guard went with the daemon: {}", net.front_link()?);
+    // Without the daemon a connection would be refused by a RST at once; dropped, it times out.
+    let begin = std::time::Instant::now();
+    ensure!(!connects(&net, Net::UNREGISTERED)?);
+    ensure!(begin.elapsed() >= Duration::from_millis(900), "refused instead of dropped");
+
+    appliance.restart(lab)?;
+    ensure!(attached(&net)?);
+    answers(lab, &net, Net::REGISTERED)?;
+    ensure!(!connects(&net, Net::UNREGISTERED)?, "the restart opened the guard");
+    let after = appliance.counter(counter::GUARD_UNREGISTERED)?;
+    ensure!(after > before, "the counters did not survive: {before} before, {after} after");
+    appliance.must_be_alive()
+}
+
+fn an_orderly_stop_leaves_the_guard_as_it_says(lab: &Lab) -> anyhow::Result<()> {
+    let Guarded { net, mut appliance, _bpf, .. } = guarded(lab, "auto")?;
+    appliance.process().signal(Signal::TERM)?;
+    let finished = appliance.process().wait(Deadline::seconds(20))?;
+    ensure!(finished.status.success(), "{}", finished.output());
+    // Attached or not, a new start must work and guard.
+    appliance.restart(lab)?;
+    answers(lab, &net, Net::REGISTERED)?;
+    ensure!(!connects(&net, Net::UNREGISTERED)?);
+    Ok(())
+}
+
+fn generic_mode_guards_as_well(lab: &Lab) -> anyhow::Result<()> {
+    let Guarded { net, appliance, _bpf, .. } = guarded(lab, "generic")?;
+    ensure!(net.front_link()?.contains("xdpgeneric"), "{}", net.front_link()?);
+    answers(lab, &net, Net::REGISTERED)?;
+    ensure!(!connects(&net, Net::UNREGISTERED)?);
+    appliance.wait_counter(counter::GUARD_UNREGISTERED, 1).map(drop)
+}
+
+fn an_interface_that_does_not_exist_is_refused(lab: &Lab) -> anyhow::Result<()> {
+    let pins = lab.path("bpf/guard").display().to_string();
+    let usual = lab.settings("127.0.0.1:18396".parse()?, "127.0.0.1:9".parse()?)?;
+    let settings = settings(&pins, "auto")(usual).set("guard.interface", "mtlsnone0");
+    let finished = Appliance::run(lab, &Place::Here, "run", &settings)?;
+    let code = finished.status.code();
+    ensure!(code == Some(EXIT_ENVIRONMENT) || code == Some(EXIT_CONFIGURATION), "{code:?}: {}", finished.output());
+    for part in ["guard.interface", "mtlsnone0"] {
+        ensure!(finished.stderr.contains(part), "no {part}: {}", finished.output());
+    }
+    Ok(())
+}
+
+fn a_failed_start_leaves_nothing_attached(lab: &Lab) -> anyhow::Result<()> {
+    Feature::Netns.need()?;
+    Feature::Xdp.need()?;
+    let folder = lab.path("bpf");
+    let _bpf = BpfFs::mount(&folder)?;
+    let net = Net::create()?;
+    let pins = folder.join("guard").display().to_string();
+    // The port is taken, which only turns out at the very end of the start.
+    let taken = at(Net::REGISTERED)?;
+    let _holder = net.appliance.enter(|| Ok(TcpListener::bind(taken)?))?;
+    let settings = settings(&pins, "auto")(lab.settings(taken, SocketAddr::new(Net::ORIGIN.parse()?, 9443))?);
+    let finished = Appliance::run(lab, &net.appliance, "run", &settings)?;
+    ensure!(finished.status.code() == Some(EXIT_ENVIRONMENT), "{}: {}", finished.status, finished.output());
+    ensure!(!attached(&net)?, "half attached: {}", net.front_link()?);
+    let left = std::fs::read_dir(folder.join("guard")).map(|entries| entries.count()).unwrap_or_default();
+    ensure!(left == 0, "{left} pinned objects were left behind");
+    Ok(())
+}
