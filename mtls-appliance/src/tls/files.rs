@@ -3,7 +3,6 @@
 //! Checks what can be known from the files alone: that they hold what they should, that the key is the certificate's,
 //! and when the certificates are valid. Building rustls configurations from them is the rest of [`crate::tls`]'s.
 
-use std::collections::HashSet;
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
@@ -12,11 +11,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rustls::RootCertStore;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::sign::SigningKey;
+use rustls::sign::{CertifiedKey, SigningKey};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 use zeroize::Zeroizing;
@@ -35,98 +33,123 @@ const DAY: i64 = 86_400;
 
 /// A configuration key and the file that it names.
 #[derive(Debug, Clone, Copy)]
-struct Setting<'a> {
-    key: &'a str,
-    path: &'a Path,
+pub struct Setting<'a> {
+    /// As in `tls.certificate`.
+    pub key: &'a str,
+    /// The file.
+    pub path: &'a Path,
 }
 
 impl Setting<'_> {
     fn mistake(&self, problem: impl Into<String>, remedy: impl Into<String>) -> Mistakes {
         Mistakes::about_file_of(self.key, self.path, problem, remedy)
     }
+}
 
-    fn warning(&self, what: impl fmt::Display) -> String {
-        format!("{} = {}: {what}", self.key, self.path.display())
+/// A certificate with its key, ready to be shown to a peer.
+#[derive(Debug)]
+pub struct Credentials {
+    /// Chain and key; they match.
+    pub certified_key: Arc<CertifiedKey>,
+    /// End of the leaf's validity, Unix seconds.
+    pub not_after: i64,
+    /// What the operator should know.
+    pub notes: Vec<Note>,
+}
+
+/// The certificates of CA bundles.
+#[derive(Debug)]
+pub struct Authorities {
+    /// At least one; each once.
+    pub certificates: Vec<CertificateDer<'static>>,
+    /// What the operator should know.
+    pub notes: Vec<Note>,
+}
+
+/// Something that works but should not stay as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// As in `tls.certificate`.
+    pub key: String,
+    /// The file.
+    pub file: PathBuf,
+    /// What it is about.
+    pub what: Remark,
+}
+
+/// What a [`Note`] is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Remark {
+    /// The certificate, counted from 1 within its file, ended so many days ago.
+    Expired(usize, i64),
+    /// The certificate, counted from 1 within its file, ends in so many days.
+    ExpiresSoon(usize, i64),
+    /// The certificate, counted from 1 within its file, begins in so many days.
+    NotYetValid(usize, i64),
+    /// Everybody on the machine may read or write the key; the file's mode.
+    KeyOpenToOthers(u32),
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} = {}: ", self.key, self.file.display())?;
+        match self.what {
+            Remark::Expired(at, days) => write!(f, "certificate {at} expired {} ago; renew it", Days(days)),
+            Remark::ExpiresSoon(at, days) => write!(f, "certificate {at} expires in {}; renew it", Days(days)),
+            Remark::NotYetValid(at, days) => {
+                write!(f, "certificate {at} begins to be valid in {}; check the clock and the file", Days(days))
+            }
+            Remark::KeyOpenToOthers(mode) => {
+                write!(f, "everybody on this machine can use the key (mode {mode:04o}); chmod o-rwx it")
+            }
+        }
     }
 }
 
-/// A certificate chain and its key; they match.
-#[derive(Debug)]
-pub struct Pair {
-    /// Leaf first.
-    pub chain: Vec<CertificateDer<'static>>,
-    /// The leaf's key.
-    pub key: PrivateKeyDer<'static>,
+/// Whole days, in words.
+struct Days(i64);
+
+impl fmt::Display for Days {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => f.write_str("less than a day"),
+            1 => f.write_str("1 day"),
+            more => write!(f, "{more} days"),
+        }
+    }
 }
 
-/// Reads a certificate chain and its key, and checks that they belong together. Each file is given with the
-/// configuration key that names it; both files' mistakes are reported. What works but should not stay as it is, such as
-/// a certificate that expires soon, is added to `warnings`.
+/// Reads a certificate chain and its key, and checks that they belong together. Both files' mistakes are reported.
 ///
 /// # Errors
 /// When one of the files cannot be read or does not hold what it should, or when the key is not the first
 /// certificate's.
-pub fn load_pair(certificate: (&str, &Path), key: (&str, &Path), warnings: &mut Vec<String>) -> Result<Pair, Mistakes> {
-    load_pair_at(SystemTime::now(), certificate, key, warnings)
-}
-
-fn load_pair_at(
-    now: SystemTime,
-    (certificate_key, certificate_path): (&str, &Path),
-    (key_key, key_path): (&str, &Path),
-    warnings: &mut Vec<String>,
-) -> Result<Pair, Mistakes> {
-    let certificate = Setting { key: certificate_key, path: certificate_path };
-    let key_setting = Setting { key: key_key, path: key_path };
+pub fn load_credentials(certificate: Setting<'_>, key: Setting<'_>, now: SystemTime) -> Result<Credentials, Mistakes> {
     let mut mistakes = Mistakes::default();
-    let chain = load_chain(certificate).map_err(|error| mistakes.append(error)).ok();
-    let key = load_key(key_setting, warnings)
-        .and_then(|key| Ok((signing_key(key_setting, &key)?, key)))
-        .map_err(|error| mistakes.append(error))
-        .ok();
-    let (Some(chain), Some((signing_key, key))) = (chain, key) else {
+    let mut keep = |error: Mistakes| mistakes.append(error);
+    let chain = load_chain(certificate).map_err(&mut keep).ok();
+    let signing_key = load_key(key).and_then(|(der, note)| Ok((signing_key(key, &der)?, note))).map_err(&mut keep).ok();
+    let (Some(chain), Some((signing_key, note))) = (chain, signing_key) else {
         return Err(mistakes);
     };
-    check_pair(certificate, key_setting, &chain, &*signing_key)?;
+    check_pair(certificate, key, &chain, &*signing_key)?;
+    let mut notes: Vec<Note> = note.into_iter().collect();
+    let mut not_after = 0;
     for (at, der) in chain.iter().enumerate() {
-        warnings.extend(validity_warning(certificate, at, &parse(certificate, at, der)?, now));
-    }
-    Ok(Pair { chain, key })
-}
-
-/// Reads CA bundles; the mistakes of all files are reported. `key` is the list that names them.
-///
-/// # Errors
-/// When a file cannot be read, holds no certificate, or one that cannot be a trust anchor.
-pub fn load_roots(key: &str, paths: &[PathBuf]) -> Result<RootCertStore, Mistakes> {
-    let mut mistakes = Mistakes::default();
-    let mut roots = RootCertStore::empty();
-    let mut seen = HashSet::new();
-    for (index, path) in paths.iter().enumerate() {
-        let name = format!("{key}[{index}]");
-        let setting = Setting { key: &name, path };
-        let bundle = match read(setting, BUNDLE_LIMIT).and_then(|(bytes, _)| certificates(setting, &bytes)) {
-            Ok(bundle) => bundle,
-            Err(error) => {
-                mistakes.append(error);
-                continue;
-            }
-        };
-        for (at, certificate) in bundle.into_iter().enumerate() {
-            if !seen.insert(certificate.clone()) {
-                continue;
-            }
-            if let Err(error) = roots.add(certificate) {
-                let problem = format!("certificate {} cannot be a trust anchor: {error}", at + 1);
-                mistakes.append(setting.mistake(problem, "remove it from the bundle, or export it again"));
-            }
+        let parsed = parse(certificate, at, der)?;
+        notes.extend(validity_note(certificate, at, &parsed, now));
+        if at == 0 {
+            not_after = parsed.validity().not_after.timestamp();
         }
     }
-    if mistakes.is_empty() { Ok(roots) } else { Err(mistakes) }
+    Ok(Credentials { certified_key: Arc::new(CertifiedKey::new(chain, signing_key)), not_after, notes })
 }
 
 /// Reads a chain to be sent, leaf first.
-fn load_chain(setting: Setting<'_>) -> Result<Vec<CertificateDer<'static>>, Mistakes> {
+///
+/// # Errors
+/// When the file cannot be read, holds no certificate, too many, or one that is not valid X.509.
+pub fn load_chain(setting: Setting<'_>) -> Result<Vec<CertificateDer<'static>>, Mistakes> {
     let bytes = read(setting, FILE_LIMIT)?.0;
     let chain = certificates(setting, &bytes)?;
     if chain.len() > CHAIN_LIMIT {
@@ -136,26 +159,55 @@ fn load_chain(setting: Setting<'_>) -> Result<Vec<CertificateDer<'static>>, Mist
     Ok(chain)
 }
 
-/// Reads a private key: exactly one, not encrypted.
-fn load_key(setting: Setting<'_>, warnings: &mut Vec<String>) -> Result<PrivateKeyDer<'static>, Mistakes> {
+/// Reads a private key.
+///
+/// # Errors
+/// When the file cannot be read or does not hold exactly one unencrypted key.
+pub fn load_key(setting: Setting<'_>) -> Result<(PrivateKeyDer<'static>, Option<Note>), Mistakes> {
     let (bytes, mode) = read(setting, FILE_LIMIT)?;
     let mut keys = Vec::new();
     for key in PrivateKeyDer::pem_slice_iter(&bytes) {
         keys.push(key.map_err(|error| bad_pem(setting, &error))?);
     }
-    if mode & 0o007 != 0 {
-        let mode = mode & 0o7777;
-        warnings.push(setting.warning(format_args!(
-            "everybody on this machine can use the key (mode {mode:04o}); take the right away: chmod o-rwx"
-        )));
-    }
+    let note = (mode & 0o007 != 0).then(|| Note {
+        key: setting.key.to_owned(),
+        file: setting.path.to_owned(),
+        what: Remark::KeyOpenToOthers(mode & 0o7777),
+    });
     match (keys.pop(), keys.len()) {
-        (Some(key), 0) => Ok(key),
+        (Some(key), 0) => Ok((key, note)),
         (Some(_), more) => {
             Err(setting.mistake(format!("{} private keys", more + 1), "keep the one that belongs to the certificate"))
         }
         (None, _) => Err(no_key(setting, &bytes)),
     }
+}
+
+/// Reads CA bundles; the mistakes of all files are reported.
+///
+/// # Errors
+/// When a file cannot be read, holds no certificate, or one that is not valid X.509.
+pub fn load_authorities(key: &str, paths: &[PathBuf], now: SystemTime) -> Result<Authorities, Mistakes> {
+    let mut mistakes = Mistakes::default();
+    let mut all: Vec<CertificateDer<'static>> = Vec::new();
+    let mut seen = std::collections::HashSet::new();
+    let mut notes = Vec::new();
+    for (index, path) in paths.iter().enumerate() {
+        let name = format!("{key}[{index}]");
+        let setting = Setting { key: &name, path };
+        match read(setting, BUNDLE_LIMIT).and_then(|(bytes, _)| certificates(setting, &bytes)) {
+            Ok(certificates) => {
+                for (at, certificate) in certificates.into_iter().enumerate() {
+                    notes.extend(validity_note(setting, at, &parse(setting, at, &certificate)?, now));
+                    if seen.insert(certificate.clone()) {
+                        all.push(certificate);
+                    }
+                }
+            }
+            Err(error) => mistakes.append(error),
+        }
+    }
+    if mistakes.is_empty() { Ok(Authorities { certificates: all, notes }) } else { Err(mistakes) }
 }
 
 /// A file's content and mode. The memory is wiped after use: it may hold a key.
@@ -296,34 +348,20 @@ fn check_pair(
     }
 }
 
-fn validity_warning(
-    setting: Setting<'_>,
-    at: usize,
-    certificate: &X509Certificate<'_>,
-    now: SystemTime,
-) -> Option<String> {
+fn validity_note(setting: Setting<'_>, at: usize, certificate: &X509Certificate<'_>, now: SystemTime) -> Option<Note> {
     let now = now.duration_since(UNIX_EPOCH).ok().and_then(|since| i64::try_from(since.as_secs()).ok())?;
     let (begin, end) = (certificate.validity().not_before.timestamp(), certificate.validity().not_after.timestamp());
     let number = at + 1;
     let what = if now > end {
-        format!("certificate {number} expired {}; renew it", days(now - end, "ago"))
+        Remark::Expired(number, (now - end) / DAY)
     } else if now < begin {
-        format!("certificate {number} begins to be valid in {}; check the clock and the file", days(begin - now, ""))
+        Remark::NotYetValid(number, (begin - now) / DAY)
     } else if end - now < SOON {
-        format!("certificate {number} expires in {}; renew it", days(end - now, ""))
+        Remark::ExpiresSoon(number, (end - now) / DAY)
     } else {
         return None;
     };
-    Some(setting.warning(what))
-}
-
-fn days(seconds: i64, after: &str) -> String {
-    let text = match seconds / DAY {
-        0 => "less than a day".to_owned(),
-        1 => "1 day".to_owned(),
-        more => format!("{more} days"),
-    };
-    format!("{text} {after}").trim_end().to_owned()
+    Some(Note { key: setting.key.to_owned(), file: setting.path.to_owned(), what })
 }
 
 #[cfg(test)]
@@ -373,22 +411,23 @@ mod tests {
         UNIX_EPOCH + Duration::from_secs(u64::try_from(rcgen::date_time_ymd(year, 1, 1).unix_timestamp()).unwrap())
     }
 
-    fn load(certificate: &Path, key: &Path, now: SystemTime) -> Result<(Pair, Vec<String>), Mistakes> {
-        let mut warnings = Vec::new();
-        load_pair_at(now, ("tls.certificate", certificate), ("tls.key", key), &mut warnings)
-            .map(|pair| (pair, warnings))
+    fn load(certificate: &Path, key: &Path, now: SystemTime) -> Result<Credentials, Mistakes> {
+        load_credentials(
+            Setting { key: "tls.certificate", path: certificate },
+            Setting { key: "tls.key", path: key },
+            now,
+        )
     }
 
     #[test]
-    fn a_certificate_and_its_key_are_loaded_without_a_warning() {
+    fn a_certificate_and_its_key_are_loaded_without_a_note() {
         let folder = Folder::new("good");
         let (certificate, key) = pair();
         let certificate = folder.write("c.pem", format!("subject=a comment\n{certificate}"));
-        let (pair, warnings) = load(&certificate, &folder.write("k.pem", key), year(2027)).unwrap();
-        assert_eq!(warnings, [""; 0]);
-        let provider = rustls::crypto::aws_lc_rs::default_provider();
-        let certified = rustls::sign::CertifiedKey::from_der(pair.chain, pair.key, &provider).unwrap();
-        assert!(certified.keys_match().is_ok());
+        let credentials = load(&certificate, &folder.write("k.pem", key), year(2027)).unwrap();
+        assert_eq!(credentials.notes, []);
+        assert_eq!(UNIX_EPOCH + Duration::from_secs(u64::try_from(credentials.not_after).unwrap()), year(2030));
+        assert!(credentials.certified_key.keys_match().is_ok());
     }
 
     #[test]
@@ -451,27 +490,26 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_out_of_its_time_and_an_open_key_are_warned_about() {
-        let folder = Folder::new("warnings");
+    fn validity_and_open_keys_are_noted() {
+        let folder = Folder::new("notes");
         let (certificate, key) = pair();
         let certificate = folder.write("c.pem", certificate);
         let key = folder.write("k.pem", key);
-        let warnings = |now| load(&certificate, &key, now).unwrap().1.join("; ");
-        for (now, wanted) in [
-            (year(2031), "certificate 1 expired 365 days ago"),
-            (year(2030) + Duration::from_secs(60), "certificate 1 expired less than a day ago"),
-            (year(2025), "certificate 1 begins to be valid in 365 days"),
-            (year(2030) - Duration::from_secs(86_400 * 3), "certificate 1 expires in 3 days"),
-            (year(2030) - Duration::from_secs(86_400), "certificate 1 expires in 1 day;"),
-        ] {
-            let warnings = warnings(now);
-            assert!(warnings.starts_with("tls.certificate = ") && warnings.contains(wanted), "{warnings}");
-        }
+        let remarks = |now| -> Vec<Remark> {
+            load(&certificate, &key, now).unwrap().notes.into_iter().map(|note| note.what).collect()
+        };
+        assert_eq!(remarks(year(2031)), [Remark::Expired(1, 365)]);
+        assert_eq!(remarks(year(2025)), [Remark::NotYetValid(1, 365)]);
+        assert_eq!(remarks(year(2030) - Duration::from_secs(86_400 * 3)), [Remark::ExpiresSoon(1, 3)]);
         std::fs::set_permissions(&key, Permissions::from_mode(0o644)).unwrap();
-        let text = warnings(year(2027));
-        assert!(text.starts_with("tls.key = ") && text.contains("0644") && text.contains("chmod"), "{text}");
+        assert_eq!(remarks(year(2027)), [Remark::KeyOpenToOthers(0o644)]);
+        let expired = load(&certificate, &key, year(2030) + Duration::from_secs(60)).unwrap();
+        let text = expired.notes.last().unwrap().to_string();
+        assert!(text.ends_with("certificate 1 expired less than a day ago; renew it"), "{text}");
+        let text = load(&certificate, &key, year(2027)).unwrap().notes[0].to_string();
+        assert!(text.contains("tls.key") && text.contains("0644") && text.contains("chmod"), "{text}");
         std::fs::set_permissions(&key, Permissions::from_mode(0o640)).unwrap();
-        assert_eq!(warnings(year(2027)), "");
+        assert_eq!(remarks(year(2027)), []);
     }
 
     #[test]
@@ -480,9 +518,12 @@ mod tests {
         let ((one, _), (two, key)) = (pair(), pair());
         let first = folder.write("1.pem", format!("{one}{two}"));
         let second = folder.write("2.pem", &two);
-        assert_eq!(load_roots("tls.client_ca", &[first.clone(), second]).unwrap().len(), 2);
+        let bundle = load_authorities("tls.client_ca", &[first.clone(), second.clone()], year(2031)).unwrap();
+        assert_eq!(bundle.certificates.len(), 2);
+        assert_eq!(bundle.notes.len(), 3);
+        assert_eq!(bundle.notes[2].key, "tls.client_ca[1]");
         let (empty, wrong) = (folder.write("3.pem", ""), folder.write("4.pem", key));
-        let report = load_roots("tls.client_ca", &[first, empty, wrong]).unwrap_err().to_string();
+        let report = load_authorities("tls.client_ca", &[first, empty, wrong], year(2027)).unwrap_err().to_string();
         assert!(report.contains("tls.client_ca[1]: the file is empty"), "{report}");
         assert!(report.contains("tls.client_ca[2]: a private key, but no certificate"), "{report}");
     }
