@@ -70,6 +70,13 @@ pub fn load(files: &[PathBuf]) -> Result<Registry, Mistakes> {
 }
 
 impl Registry {
+    /// Organisations as they are, for tests of what only lists them: nothing is checked, no look-up finds anything.
+    #[cfg(test)]
+    #[allow(dead_code, reason = "for the tests of other modules")]
+    pub(crate) fn unchecked(organisations: Vec<Arc<Organisation>>) -> Self {
+        Self { organisations, ..Self::default() }
+    }
+
     /// The organisation with this subject serialNumber; bytes are compared, nothing is trimmed or folded.
     #[must_use]
     pub fn by_serial_number(&self, serial_number: &str) -> Option<&Arc<Organisation>> {

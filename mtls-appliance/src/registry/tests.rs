@@ -242,3 +242,11 @@ fn a_hundred_thousand_organisations_are_loaded_and_found() {
     assert_eq!(name_at(&registry, "10.0.0.7"), Some("Organisation 1"));
     assert_eq!(name_at(&registry, "10.6.26.128"), None);
 }
+
+#[test]
+fn the_development_registry_is_valid_and_knows_the_development_callers() {
+    let registry = read(&[dev_pki::REGISTRY]).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    assert_eq!(registry.by_serial_number("345-67-89012").map(|it| &*it.name), Some("가나다은행"));
+    assert_eq!(name_at(&registry, "10.77.4.9"), Some("남산카드"));
+    assert!(registry.by_serial_number("999-99-99999").is_none());
+}

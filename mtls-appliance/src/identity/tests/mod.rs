@@ -2,5 +2,6 @@
 
 mod certificates;
 mod chain;
+mod development;
 mod headers;
 mod names;

@@ -1,0 +1,43 @@
+//! Choices between a few words.
+
+use super::Words;
+use crate::config::{ClientEku, GuardMode, OffloadMode, TlsVersion};
+
+/// TLS versions.
+pub(in crate::config) const VERSIONS: Words<TlsVersion> =
+    Words(&[("1.3", TlsVersion::V1_3, "RFC 8446"), ("1.2", TlsVersion::V1_2, "RFC 5246, and 1.3")]);
+
+/// `tls.client_eku`.
+pub(in crate::config) const EKU: Words<ClientEku> = Words(&[
+    ("client-auth", ClientEku::ClientAuth, "clientAuth, or no such extension"),
+    ("server-auth-too", ClientEku::ServerAuthToo, "certificates for serverAuth alone as well"),
+]);
+
+/// `origin.verify`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::config) enum VerifyWord {
+    Ca,
+    Pin,
+    None,
+}
+
+/// `origin.verify`.
+pub(in crate::config) const VERIFY: Words<VerifyWord> = Words(&[
+    ("ca", VerifyWord::Ca, "by `ca` and `server_name`"),
+    ("pin", VerifyWord::Pin, "by `pins` alone"),
+    ("none", VerifyWord::None, "not at all; warned about at every start"),
+]);
+
+/// `offload.mode`.
+pub(in crate::config) const OFFLOAD: Words<OffloadMode> = Words(&[
+    ("auto", OffloadMode::Auto, "where the kernel can"),
+    ("required", OffloadMode::Required, "or no start"),
+    ("off", OffloadMode::Off, "never"),
+]);
+
+/// `guard.mode`.
+pub(in crate::config) const GUARD: Words<GuardMode> = Words(&[
+    ("auto", GuardMode::Auto, "native, else generic, and said so"),
+    ("native", GuardMode::Native, "in the driver, or no start"),
+    ("generic", GuardMode::Generic, "in the network stack"),
+]);
