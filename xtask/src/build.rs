@@ -23,32 +23,16 @@ pub(crate) struct Dist {
 /// Builds everything and copies the programs to `target/dist/`.
 pub(crate) fn build(workspace: &Workspace) -> Result<Dist> {
     let object = bpf::build(workspace)?;
-    let step =
-        Step::begin_talkative("building the appliance and its end-to-end tests (release, static)");
+    let step = Step::begin_talkative("building the appliance and its end-to-end tests (release, static)");
     let built = cargo::programs(
         workspace
             .cargo()
-            .args([
-                "build",
-                "--release",
-                "--locked",
-                "--bins",
-                "--target",
-                HOST_TARGET,
-            ])
-            .args([
-                "--package",
-                "mtls-appliance",
-                "--package",
-                "mtls-appliance-tests",
-            ])
+            .args(["build", "--release", "--locked", "--bins", "--target", HOST_TARGET])
+            .args(["--package", "mtls-appliance", "--package", "mtls-appliance-tests"])
             .env_remove("RUSTFLAGS")
             .env_remove("CARGO_ENCODED_RUSTFLAGS")
             // Static, so that the same file runs on any kernel's userspace, the virtual machine's included.
-            .env(
-                "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS",
-                "-Ctarget-feature=+crt-static",
-            )
+            .env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS", "-Ctarget-feature=+crt-static")
             .env("MTLS_GUARD_OBJECT", &object),
     )?;
     let mut programs = Vec::new();

@@ -47,15 +47,11 @@ pub(crate) fn programs(build: &mut Command) -> Result<Vec<Program>> {
 fn parse(messages: &str) -> Result<Vec<Program>> {
     let mut programs = Vec::new();
     for line in messages.lines().filter(|line| line.starts_with('{')) {
-        let message: Message =
-            serde_json::from_str(line).context("cargo printed a message that cannot be read")?;
+        let message: Message = serde_json::from_str(line).context("cargo printed a message that cannot be read")?;
         if message.reason == "compiler-artifact"
             && let (Some(target), Some(path)) = (message.target, message.executable)
         {
-            programs.push(Program {
-                name: target.name,
-                path,
-            });
+            programs.push(Program { name: target.name, path });
         }
     }
     Ok(programs)
@@ -75,12 +71,6 @@ mod tests {
             r#"{"reason":"build-finished","success":true}"#,
             "\n"
         );
-        assert_eq!(
-            parse(messages).unwrap(),
-            [Program {
-                name: "e2e".into(),
-                path: "/t/e2e".into()
-            }]
-        );
+        assert_eq!(parse(messages).unwrap(), [Program { name: "e2e".into(), path: "/t/e2e".into() }]);
     }
 }

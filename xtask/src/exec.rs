@@ -13,9 +13,7 @@ const TAIL_LINES: usize = 25;
 
 /// Runs a program that talks to the terminal itself; an error unless it succeeds.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
-    let status = command
-        .status()
-        .map_err(|error| cannot_start(command, &error))?;
+    let status = command.status().map_err(|error| cannot_start(command, &error))?;
     if !status.success() {
         bail!("`{}` failed ({status})", display(command));
     }
@@ -24,39 +22,20 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 
 /// Runs a program silently and returns its standard output; its output is in the error when it fails.
 pub(crate) fn capture(command: &mut Command) -> Result<String> {
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = command
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|error| cannot_start(command, &error))?;
+    let Output { status, stdout, stderr } =
+        command.stdin(Stdio::null()).output().map_err(|error| cannot_start(command, &error))?;
     if !status.success() {
-        let said = format!(
-            "{}{}",
-            String::from_utf8_lossy(&stdout),
-            String::from_utf8_lossy(&stderr)
-        );
-        let lines: Vec<&str> = said
-            .lines()
-            .filter(|line| !line.trim().is_empty())
-            .collect();
+        let said = format!("{}{}", String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
+        let lines: Vec<&str> = said.lines().filter(|line| !line.trim().is_empty()).collect();
         let tail = &lines[lines.len().saturating_sub(TAIL_LINES)..];
-        bail!(
-            "`{}` failed ({status}):\n  {}",
-            display(command),
-            tail.join("\n  ")
-        );
+        bail!("`{}` failed ({status}):\n  {}", display(command), tail.join("\n  "));
     }
-    String::from_utf8(stdout)
-        .with_context(|| format!("`{}` printed something that is not UTF-8", display(command)))
+    String::from_utf8(stdout).with_context(|| format!("`{}` printed something that is not UTF-8", display(command)))
 }
 
 /// Whether a program by this name is in `PATH`.
 pub(crate) fn in_path(program: &str) -> bool {
-    std::env::var_os("PATH")
-        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()))
+    std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()))
 }
 
 fn cannot_start(command: &Command, error: &std::io::Error) -> anyhow::Error {
@@ -70,9 +49,7 @@ fn cannot_start(command: &Command, error: &std::io::Error) -> anyhow::Error {
 
 /// The command as a person would type it.
 fn display(command: &Command) -> String {
-    let words: Vec<_> = std::iter::once(command.get_program())
-        .chain(command.get_args())
-        .map(OsStr::to_string_lossy)
-        .collect();
+    let words: Vec<_> =
+        std::iter::once(command.get_program()).chain(command.get_args()).map(OsStr::to_string_lossy).collect();
     words.join(" ")
 }

@@ -5,9 +5,11 @@
 mod bpf;
 mod build;
 mod cargo;
+mod certs;
 mod debian;
 mod exec;
 mod progress;
+mod test;
 mod tools;
 mod vm;
 mod workspace;
@@ -39,6 +41,11 @@ enum Command {
     ///
     /// Leaves target/dist/mtls-appliance, and beside it the end-to-end tests.
     Build,
+    /// Generate the development PKI in certs/out/
+    ///
+    /// Authorities, servers, registered and unregistered clients, as described in certs/pki.toml. Leaves alone what is
+    /// still good.
+    Certs(certs::CertsArguments),
     /// Unpack curl, openssl, nginx and ip under target/provision/tools/
     ///
     /// Debian's own builds with their libraries, run by the wrappers in target/provision/tools/wrap/ on this machine
@@ -49,6 +56,11 @@ enum Command {
     /// Boots in seconds under QEMU's software emulation (no KVM, no privilege). The command runs as root with the tools
     /// first in PATH; its exit code becomes that of xtask.
     Vm(vm::VmArguments),
+    /// Run all tests: unit, end-to-end here, end-to-end on Debian's kernels
+    ///
+    /// The last line is `N passed, M failed`, with `, K skipped` where something was. Each skip is named with its reason;
+    /// with CI=true in the environment a test that ran nowhere counts as failed.
+    Test(test::TestArguments),
 }
 
 fn main() -> ExitCode {
@@ -66,8 +78,10 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     match arguments.command {
         Command::Bpf(arguments) => bpf::main(&workspace, &arguments)?,
         Command::Build => build::main(&workspace)?,
+        Command::Certs(arguments) => certs::main(&workspace, arguments)?,
         Command::Tools => tools::main(&workspace)?,
         Command::Vm(arguments) => return vm::main(&workspace, arguments),
+        Command::Test(arguments) => return test::main(&workspace, &arguments),
     }
     Ok(ExitCode::SUCCESS)
 }

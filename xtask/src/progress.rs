@@ -32,14 +32,8 @@ impl Step {
         let (alive, stopped) = mpsc::channel::<()>();
         let (label, started) = (step.label.clone(), step.started);
         thread::spawn(move || {
-            while matches!(
-                stopped.recv_timeout(HEARTBEAT),
-                Err(RecvTimeoutError::Timeout)
-            ) {
-                eprintln!(
-                    "xtask: ... {label}: {} s so far",
-                    started.elapsed().as_secs()
-                );
+            while matches!(stopped.recv_timeout(HEARTBEAT), Err(RecvTimeoutError::Timeout)) {
+                eprintln!("xtask: ... {label}: {} s so far", started.elapsed().as_secs());
             }
         });
         step.alive = Some(alive);
@@ -50,20 +44,12 @@ impl Step {
     pub(crate) fn begin_talkative(label: impl Into<String>) -> Self {
         let label = label.into();
         eprintln!("xtask: {label} ...");
-        Self {
-            label,
-            started: Instant::now(),
-            alive: None,
-        }
+        Self { label, started: Instant::now(), alive: None }
     }
 
     /// Stops the clock and prints the time taken. A step dropped without this ended in an error.
     pub(crate) fn done(mut self) {
         self.alive = None;
-        eprintln!(
-            "xtask: {}: done in {:.1} s",
-            self.label,
-            self.started.elapsed().as_secs_f64()
-        );
+        eprintln!("xtask: {}: done in {:.1} s", self.label, self.started.elapsed().as_secs_f64());
     }
 }

@@ -29,27 +29,11 @@ struct Wrapper {
 
 const WRAPPERS: [Wrapper; 4] = [
     // Neither a ~/.curlrc nor a proxy of the machine may change what a test sends.
-    Wrapper {
-        name: "curl",
-        program: "usr/bin/curl",
-        arguments: " -q --noproxy '*'",
-    },
-    Wrapper {
-        name: "openssl",
-        program: "usr/bin/openssl",
-        arguments: "",
-    },
+    Wrapper { name: "curl", program: "usr/bin/curl", arguments: " -q --noproxy '*'" },
+    Wrapper { name: "openssl", program: "usr/bin/openssl", arguments: "" },
     // Until its configuration is read, nginx would log to a file of the machine.
-    Wrapper {
-        name: "nginx",
-        program: "usr/sbin/nginx",
-        arguments: " -e stderr",
-    },
-    Wrapper {
-        name: "ip",
-        program: "bin/ip",
-        arguments: "",
-    },
+    Wrapper { name: "nginx", program: "usr/sbin/nginx", arguments: " -e stderr" },
+    Wrapper { name: "ip", program: "bin/ip", arguments: "" },
 ];
 
 /// The unpacked tools.
@@ -101,19 +85,12 @@ impl Tools {
 /// The command: unpacks and says where.
 pub(crate) fn main(workspace: &Workspace) -> Result<()> {
     let tools = Tools::provision(workspace)?;
-    note(format!(
-        "curl, openssl, nginx and ip are in {}",
-        tools.wrappers().display()
-    ));
+    note(format!("curl, openssl, nginx and ip are in {}", tools.wrappers().display()));
     Ok(())
 }
 
 fn script(wrapper: &Wrapper) -> String {
-    let Wrapper {
-        name,
-        program,
-        arguments,
-    } = wrapper;
+    let Wrapper { name, program, arguments } = wrapper;
     format!(
         r#"#!/bin/sh
 # Runs the {name} of this tree with the libraries of this tree, wherever the tree is.

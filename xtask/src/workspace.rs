@@ -22,15 +22,12 @@ impl Workspace {
     /// # Errors
     /// When the directory that xtask was compiled in is gone.
     pub(crate) fn find() -> Result<Self> {
-        let manifest = env::var_os("CARGO_MANIFEST_DIR")
-            .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+        let manifest =
+            env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
         let root = manifest.parent().unwrap_or(&manifest);
-        let root = root.canonicalize().with_context(|| {
-            format!(
-                "{} is not there any more; run `cargo xtask` from a checkout",
-                root.display()
-            )
-        })?;
+        let root = root
+            .canonicalize()
+            .with_context(|| format!("{} is not there any more; run `cargo xtask` from a checkout", root.display()))?;
         Ok(Self { root })
     }
 
@@ -56,20 +53,15 @@ impl Workspace {
 
     /// Where cargo puts its own outputs: `CARGO_TARGET_DIR`, else `target/`.
     pub(crate) fn cargo_target(&self) -> PathBuf {
-        env::var_os("CARGO_TARGET_DIR")
-            .map_or_else(|| self.root.join("target"), |dir| self.root.join(dir))
+        env::var_os("CARGO_TARGET_DIR").map_or_else(|| self.root.join("target"), |dir| self.root.join(dir))
     }
 
     /// cargo, run at the top of the checkout, free of what the cargo that started xtask set for xtask alone.
     pub(crate) fn cargo(&self) -> Command {
-        let mut command =
-            Command::new(env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
+        let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
         command.current_dir(&self.root);
         for (name, _) in env::vars_os() {
-            if name
-                .to_str()
-                .is_some_and(|name| name.starts_with("CARGO_PKG_") || name == "CARGO_MANIFEST_DIR")
-            {
+            if name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name == "CARGO_MANIFEST_DIR") {
                 command.env_remove(name);
             }
         }
@@ -98,18 +90,13 @@ pub(crate) fn install(from: &Path, to: &Path) -> Result<()> {
         create_dir(parent)?;
     }
     let staged = to.with_extension("new");
-    fs::copy(from, &staged)
-        .with_context(|| format!("cannot copy {} to {}", from.display(), staged.display()))?;
+    fs::copy(from, &staged).with_context(|| format!("cannot copy {} to {}", from.display(), staged.display()))?;
     fs::rename(&staged, to).with_context(|| format!("cannot replace {}", to.display()))
 }
 
 /// Removes a directory tree, or a single file, if it is there.
 pub(crate) fn remove_tree(path: &Path) -> Result<()> {
-    let removed = if path.is_dir() && !path.is_symlink() {
-        fs::remove_dir_all(path)
-    } else {
-        fs::remove_file(path)
-    };
+    let removed = if path.is_dir() && !path.is_symlink() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
     match removed {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("cannot remove {}", path.display()))

@@ -29,11 +29,7 @@ pub(crate) struct BpfArguments {
 
 /// Compiles or lints the program, as the arguments say.
 pub(crate) fn main(workspace: &Workspace, arguments: &BpfArguments) -> Result<()> {
-    if arguments.clippy {
-        lint(workspace)
-    } else {
-        build(workspace).map(drop)
-    }
+    if arguments.clippy { lint(workspace) } else { build(workspace).map(drop) }
 }
 
 /// Compiles the program where its sources changed, and returns the path of the object file.
@@ -74,21 +70,9 @@ fn chosen(workspace: &Workspace) -> Result<Toolchain> {
 fn add_target(workspace: &Workspace, command: &mut Command) {
     // debuginfo and --btf: the kernel wants BTF for the program's maps and functions. A target directory of its own:
     // what is built by this compiler is of no use to the other.
-    let flags = [
-        "--cfg=bpf_target_arch=\"x86_64\"",
-        "-Cdebuginfo=2",
-        "-Clink-arg=--btf",
-    ];
+    let flags = ["--cfg=bpf_target_arch=\"x86_64\"", "-Cdebuginfo=2", "-Clink-arg=--btf"];
     command
-        .args([
-            "--release",
-            "--locked",
-            "--package",
-            PACKAGE,
-            "--target",
-            TARGET,
-            "--target-dir",
-        ])
+        .args(["--release", "--locked", "--package", PACKAGE, "--target", TARGET, "--target-dir"])
         .arg(workspace.cargo_target().join("bpf-build"))
         .env_remove("RUSTFLAGS")
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));

@@ -67,22 +67,12 @@ fn rustup_toolchain() -> Result<(Toolchain, String), String> {
     if !exec::in_path("rustup") {
         return Err("rustup is not installed".to_owned());
     }
-    let list = exec::capture(Command::new("rustup").args(["toolchain", "list"]))
-        .map_err(|error| error.to_string())?;
+    let list = exec::capture(Command::new("rustup").args(["toolchain", "list"])).map_err(|error| error.to_string())?;
     let mut refusal = "rustup has no nightly".to_owned();
-    for name in list
-        .lines()
-        .filter_map(|line| line.split_whitespace().next())
-        .filter(|n| n.starts_with("nightly"))
-    {
+    for name in list.lines().filter_map(|line| line.split_whitespace().next()).filter(|n| n.starts_with("nightly")) {
         match check_rustup(name) {
             Ok(reason) => {
-                return Ok((
-                    Toolchain::Rustup {
-                        name: name.to_owned(),
-                    },
-                    reason,
-                ));
+                return Ok((Toolchain::Rustup { name: name.to_owned() }, reason));
             }
             Err(reason) => refusal = reason,
         }
@@ -92,22 +82,13 @@ fn rustup_toolchain() -> Result<(Toolchain, String), String> {
 
 fn check_rustup(name: &str) -> Result<String, String> {
     let rustc = |argument: &[&str]| {
-        exec::capture(
-            Command::new("rustup")
-                .args(["run", name, "rustc"])
-                .args(argument),
-        )
-        .map_err(|e| e.to_string())
+        exec::capture(Command::new("rustup").args(["run", name, "rustc"]).args(argument)).map_err(|e| e.to_string())
     };
     let sysroot = rustc(&["--print", "sysroot"])?;
-    if !Path::new(sysroot.trim())
-        .join("lib/rustlib/src/rust/library")
-        .is_dir()
-    {
+    if !Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library").is_dir() {
         return Err(format!("rustup's {name} has no rust-src"));
     }
-    let compiler = llvm_of_rustc(&rustc(&["-vV"])?)
-        .ok_or_else(|| format!("{name} does not tell its LLVM version"))?;
+    let compiler = llvm_of_rustc(&rustc(&["-vV"])?).ok_or_else(|| format!("{name} does not tell its LLVM version"))?;
     let path = env::var_os("PATH").unwrap_or_default();
     let linker = env::split_paths(&path)
         .map(|directory| directory.join("bpf-linker"))
@@ -115,73 +96,40 @@ fn check_rustup(name: &str) -> Result<String, String> {
         .ok_or_else(|| format!("rustup's {name} has rust-src, but no bpf-linker is in PATH"))?;
     let bytes = fs::read(&linker).map_err(|error| format!("{}: {error}", linker.display()))?;
     match llvm_of_linker(&bytes) {
-        Some(llvm) if llvm == compiler => Ok(format!(
-            "it has rust-src, and bpf-linker reads its LLVM {llvm}"
-        )),
-        Some(llvm) => Err(format!(
-            "rustup's {name} has LLVM {compiler}, but {} has LLVM {llvm}",
-            linker.display()
-        )),
-        None => Err(format!(
-            "{} does not tell which LLVM it was built with",
-            linker.display()
-        )),
+        Some(llvm) if llvm == compiler => Ok(format!("it has rust-src, and bpf-linker reads its LLVM {llvm}")),
+        Some(llvm) => Err(format!("rustup's {name} has LLVM {compiler}, but {} has LLVM {llvm}", linker.display())),
+        None => Err(format!("{} does not tell which LLVM it was built with", linker.display())),
     }
 }
 
 /// LLVM's major version in the output of `rustc -vV`.
 fn llvm_of_rustc(version: &str) -> Option<u32> {
-    version
-        .lines()
-        .find_map(|line| line.strip_prefix("LLVM version: "))?
-        .split('.')
-        .next()?
-        .parse()
-        .ok()
+    version.lines().find_map(|line| line.strip_prefix("LLVM version: "))?.split('.').next()?.parse().ok()
 }
 
 /// LLVM's major version as it stands in the program: the shared library's name, or the mark of a static build.
 fn llvm_of_linker(program: &[u8]) -> Option<u32> {
-    [&b"libLLVM.so."[..], b"libLLVM-", b"LLVM version ", b"LLVM"]
-        .iter()
-        .find_map(|mark| {
-            program
-                .windows(mark.len())
-                .enumerate()
-                .filter(|(_, window)| window == mark)
-                .find_map(|(at, _)| {
-                    let rest = program.get(at + mark.len()..)?;
-                    let digits: Vec<u8> = rest
-                        .iter()
-                        .copied()
-                        .take_while(u8::is_ascii_digit)
-                        .take(3)
-                        .collect();
-                    let ends_well = rest
-                        .get(digits.len())
-                        .is_some_and(|byte| matches!(byte, b'.' | 0 | b'-'));
-                    (digits.len() == 2 && ends_well)
-                        .then(|| String::from_utf8(digits).ok()?.parse().ok())?
-                })
+    [&b"libLLVM.so."[..], b"libLLVM-", b"LLVM version ", b"LLVM"].iter().find_map(|mark| {
+        program.windows(mark.len()).enumerate().filter(|(_, window)| window == mark).find_map(|(at, _)| {
+            let rest = program.get(at + mark.len()..)?;
+            let digits: Vec<u8> = rest.iter().copied().take_while(u8::is_ascii_digit).take(3).collect();
+            let ends_well = rest.get(digits.len()).is_some_and(|byte| matches!(byte, b'.' | 0 | b'-'));
+            (digits.len() == 2 && ends_well).then(|| String::from_utf8(digits).ok()?.parse().ok())?
         })
+    })
 }
 
 /// bpf-linker built against Debian's LLVM; the directory it is in.
 fn debian_linker(workspace: &Workspace, root: &Path) -> Result<PathBuf> {
     let pin = Pins::load()?.bpf_linker;
-    let prefix = workspace
-        .provision()
-        .join(format!("bpf-linker-{}-llvm{}", pin.version, pin.llvm));
+    let prefix = workspace.provision().join(format!("bpf-linker-{}-llvm{}", pin.version, pin.llvm));
     let directory = prefix.join("bin");
     if directory.join("bpf-linker").is_file() {
         return Ok(directory);
     }
-    let version = exec::capture(
-        Command::new(root.join("usr/bin/rustc"))
-            .arg("-vV")
-            .env("LD_LIBRARY_PATH", root.join(LIBRARIES)),
-    )
-    .context("Debian's rustc does not run here; remove target/provision and try again")?;
+    let version =
+        exec::capture(Command::new(root.join("usr/bin/rustc")).arg("-vV").env("LD_LIBRARY_PATH", root.join(LIBRARIES)))
+            .context("Debian's rustc does not run here; remove target/provision and try again")?;
     if llvm_of_rustc(&version) != Some(pin.llvm) {
         bail!(
             "Debian's rustc does not have LLVM {}; move the pins of [roots.{ROOT}] and [bpf-linker] in \
@@ -194,10 +142,7 @@ fn debian_linker(workspace: &Workspace, root: &Path) -> Result<PathBuf> {
         return Ok(directory);
     }
 
-    let step = Step::begin(format!(
-        "building bpf-linker {} against LLVM {}",
-        pin.version, pin.llvm
-    ));
+    let step = Step::begin(format!("building bpf-linker {} against LLVM {}", pin.version, pin.llvm));
     let scratch = workspace.provision().join("build/bpf-linker");
     // All that linking needs of an LLVM installation is its shared library under the usual name.
     let llvm = scratch.join("llvm");
@@ -210,20 +155,8 @@ fn debian_linker(workspace: &Workspace, root: &Path) -> Result<PathBuf> {
     exec::capture(
         workspace
             .cargo()
-            .args([
-                "install",
-                "--locked",
-                "--force",
-                "bpf-linker",
-                "--version",
-                &pin.version,
-            ])
-            .args([
-                "--no-default-features",
-                "--features",
-                &format!("llvm-{}", pin.llvm),
-                "--root",
-            ])
+            .args(["install", "--locked", "--force", "bpf-linker", "--version", &pin.version])
+            .args(["--no-default-features", "--features", &format!("llvm-{}", pin.llvm), "--root"])
             .arg(&prefix)
             .arg("--target-dir")
             .arg(scratch.join("target"))
@@ -254,18 +187,8 @@ impl Toolchain {
         let mut command = match self {
             Self::Rustup { name } => {
                 let mut command = Command::new("rustup");
-                command.current_dir(workspace.root()).args([
-                    "run",
-                    name,
-                    "cargo",
-                    subcommand,
-                    "-Z",
-                    "build-std=core",
-                ]);
-                command
-                    .env_remove("RUSTC")
-                    .env_remove("CARGO")
-                    .env_remove("RUSTUP_TOOLCHAIN");
+                command.current_dir(workspace.root()).args(["run", name, "cargo", subcommand, "-Z", "build-std=core"]);
+                command.env_remove("RUSTC").env_remove("CARGO").env_remove("RUSTUP_TOOLCHAIN");
                 command
             }
             Self::Debian { root, linker } => {
@@ -273,10 +196,7 @@ impl Toolchain {
                 let mut command = if subcommand == "clippy" {
                     // Debian's clippy finds its driver beside itself and cargo by this variable.
                     let mut clippy = Command::new(root.join("usr/bin/cargo-clippy"));
-                    clippy
-                        .arg("clippy")
-                        .current_dir(workspace.root())
-                        .env("CARGO", cargo.get_program());
+                    clippy.arg("clippy").current_dir(workspace.root()).env("CARGO", cargo.get_program());
                     clippy
                 } else {
                     let mut cargo = cargo;
@@ -292,9 +212,7 @@ impl Toolchain {
                 command
             }
         };
-        command
-            .env_remove("RUSTC_WRAPPER")
-            .env_remove("RUSTC_WORKSPACE_WRAPPER");
+        command.env_remove("RUSTC_WRAPPER").env_remove("RUSTC_WORKSPACE_WRAPPER");
         Ok(command)
     }
 }
@@ -302,8 +220,7 @@ impl Toolchain {
 fn prepend_to_path(directory: &Path) -> Result<OsString> {
     let path = env::var_os("PATH").unwrap_or_default();
     let directories = std::iter::once(directory.to_path_buf()).chain(env::split_paths(&path));
-    env::join_paths(directories)
-        .with_context(|| format!("{} cannot be put in PATH", directory.display()))
+    env::join_paths(directories).with_context(|| format!("{} cannot be put in PATH", directory.display()))
 }
 
 #[cfg(test)]
@@ -312,10 +229,7 @@ mod tests {
 
     #[test]
     fn reads_llvm_from_rustc_and_from_a_linker_shared_or_static() {
-        assert_eq!(
-            llvm_of_rustc("rustc 1.96.0\nLLVM version: 22.1.8\n"),
-            Some(22)
-        );
+        assert_eq!(llvm_of_rustc("rustc 1.96.0\nLLVM version: 22.1.8\n"), Some(22));
         assert_eq!(llvm_of_linker(b"\0libLLVM.so.22.1\0"), Some(22));
         assert_eq!(llvm_of_linker(b"\0libLLVM-21.so\0"), Some(21));
         assert_eq!(llvm_of_linker(b"LLVM_SYS\0LLVM22.1.4\0"), Some(22));

@@ -57,27 +57,13 @@ impl Suite {
             }
         }
         let mirrors = Mirrors::of_this_machine()?;
-        let suite = Self {
-            name: name.to_owned(),
-            directory: base.join("apt").join(name),
-        };
-        for part in [
-            "lists/partial",
-            "cache/archives/partial",
-            "log",
-            "empty/partial",
-        ] {
+        let suite = Self { name: name.to_owned(), directory: base.join("apt").join(name) };
+        for part in ["lists/partial", "cache/archives/partial", "log", "empty/partial"] {
             create_dir(&suite.directory.join(part))?;
         }
         write(&suite.directory.join("status"), "")?;
-        write(
-            &suite.directory.join("sources.list"),
-            sources_list(name, &mirrors),
-        )?;
-        write(
-            &suite.directory.join("apt.conf"),
-            configuration(&suite.directory),
-        )?;
+        write(&suite.directory.join("sources.list"), sources_list(name, &mirrors))?;
+        write(&suite.directory.join("apt.conf"), configuration(&suite.directory))?;
         suite.update()?;
         Ok(suite)
     }
@@ -86,11 +72,7 @@ impl Suite {
         let stamp = self.directory.join("updated");
         let fresh = fs::metadata(&stamp)
             .and_then(|metadata| metadata.modified())
-            .is_ok_and(|time| {
-                SystemTime::now()
-                    .duration_since(time)
-                    .is_ok_and(|age| age < INDEX_AGE)
-            });
+            .is_ok_and(|time| SystemTime::now().duration_since(time).is_ok_and(|age| age < INDEX_AGE));
         if fresh {
             return Ok(());
         }
@@ -107,43 +89,19 @@ impl Suite {
     }
 
     /// Finds the packages on the mirror: the pinned version, or with a notice the newest of the same series.
-    pub(crate) fn resolve(
-        &self,
-        pins: &[Pin],
-        series: Option<&str>,
-        closure: bool,
-    ) -> Result<Vec<Archive>> {
+    pub(crate) fn resolve(&self, pins: &[Pin], series: Option<&str>, closure: bool) -> Result<Vec<Archive>> {
         let present = self.versions(pins.iter().map(|pin| pin.name.as_str()))?;
         let mut wanted = Vec::new();
         for pin in pins {
-            let versions = present
-                .get(&pin.name)
-                .map(Vec::as_slice)
-                .unwrap_or_default();
+            let versions = present.get(&pin.name).map(Vec::as_slice).unwrap_or_default();
             let pin = self.available(pin, versions, series)?;
             wanted.push(format!("{}={}", pin.name, pin.version));
         }
-        let packages = if closure {
-            self.closure(&wanted)?
-        } else {
-            wanted
-        };
-        let listing = exec::capture(
-            self.apt("apt-get")
-                .args(["download", "--print-uris", "-qq"])
-                .args(&packages),
-        )?;
-        let archives = listing
-            .lines()
-            .map(parse_uri_line)
-            .collect::<Result<Vec<_>>>()?;
+        let packages = if closure { self.closure(&wanted)? } else { wanted };
+        let listing = exec::capture(self.apt("apt-get").args(["download", "--print-uris", "-qq"]).args(&packages))?;
+        let archives = listing.lines().map(parse_uri_line).collect::<Result<Vec<_>>>()?;
         if archives.len() != packages.len() {
-            bail!(
-                "apt found {} of {} packages in {}",
-                archives.len(),
-                packages.len(),
-                self.name
-            );
+            bail!("apt found {} of {} packages in {}", archives.len(), packages.len(), self.name);
         }
         Ok(archives)
     }
@@ -155,14 +113,8 @@ impl Suite {
         }
         let own_series = pin.series();
         let series = series.unwrap_or(&own_series);
-        let replacement = match versions
-            .iter()
-            .find(|version| upstream(version).starts_with(series))
-        {
-            Some(version) => Some(Pin {
-                name: pin.name.clone(),
-                version: version.clone(),
-            }),
+        let replacement = match versions.iter().find(|version| upstream(version).starts_with(series)) {
+            Some(version) => Some(Pin { name: pin.name.clone(), version: version.clone() }),
             None => self.successor(pin, series)?,
         };
         let replacement = replacement.ok_or_else(|| {
@@ -193,10 +145,7 @@ impl Suite {
         let names = names.lines().filter(|name| name.ends_with(&flavour));
         let mut newest: Option<Pin> = None;
         for (name, versions) in self.versions(names)? {
-            let Some(version) = versions
-                .into_iter()
-                .find(|version| upstream(version).starts_with(series))
-            else {
+            let Some(version) = versions.into_iter().find(|version| upstream(version).starts_with(series)) else {
                 continue;
             };
             let newer = match &newest {
@@ -211,19 +160,13 @@ impl Suite {
     }
 
     /// The versions of packages on the mirror, newest first.
-    fn versions<'a>(
-        &self,
-        names: impl Iterator<Item = &'a str>,
-    ) -> Result<BTreeMap<String, Vec<String>>> {
+    fn versions<'a>(&self, names: impl Iterator<Item = &'a str>) -> Result<BTreeMap<String, Vec<String>>> {
         let mut versions: BTreeMap<String, Vec<String>> = BTreeMap::new();
         let table = exec::capture(self.apt("apt-cache").arg("madison").args(names))?;
         for line in table.lines() {
             let mut columns = line.split('|').map(str::trim);
             if let (Some(name), Some(version)) = (columns.next(), columns.next()) {
-                versions
-                    .entry(name.to_owned())
-                    .or_default()
-                    .push(version.to_owned());
+                versions.entry(name.to_owned()).or_default().push(version.to_owned());
             }
         }
         Ok(versions)
@@ -232,10 +175,7 @@ impl Suite {
     /// The packages and all they depend on, as `name=version`.
     fn closure(&self, wanted: &[String]) -> Result<Vec<String>> {
         // apt leaves out what it finds downloaded already; here it is to find nothing.
-        let nothing = format!(
-            "Dir::Cache::archives={}",
-            self.directory.join("empty").display()
-        );
+        let nothing = format!("Dir::Cache::archives={}", self.directory.join("empty").display());
         let listing = exec::capture(
             self.apt("apt-get")
                 .args(["-o", &nothing, "install", "--print-uris", "-qq", "-y"])
@@ -249,9 +189,7 @@ impl Suite {
                 line.split_whitespace()
                     .nth(1)
                     .and_then(package_in)
-                    .ok_or_else(|| {
-                        anyhow!("apt printed a line of another form than expected: `{line}`")
-                    })
+                    .ok_or_else(|| anyhow!("apt printed a line of another form than expected: `{line}`"))
             })
             .collect()
     }
@@ -259,21 +197,10 @@ impl Suite {
     /// Downloads what is not in the cache yet and checks every file against the index.
     pub(crate) fn fetch(&self, archives: &[Archive]) -> Result<Vec<PathBuf>> {
         let cache = self.directory.join("cache/archives");
-        let missing: Vec<&Archive> = archives
-            .iter()
-            .filter(|archive| !archive.is_intact(&cache))
-            .collect();
+        let missing: Vec<&Archive> = archives.iter().filter(|archive| !archive.is_intact(&cache)).collect();
         if !missing.is_empty() {
-            let mib = missing
-                .iter()
-                .map(|archive| archive.size)
-                .sum::<u64>()
-                .div_ceil(1 << 20);
-            let step = Step::begin(format!(
-                "downloading {} packages ({mib} MiB) of {}",
-                missing.len(),
-                self.name
-            ));
+            let mib = missing.iter().map(|archive| archive.size).sum::<u64>().div_ceil(1 << 20);
+            let step = Step::begin(format!("downloading {} packages ({mib} MiB) of {}", missing.len(), self.name));
             exec::capture(
                 self.apt("apt-get")
                     .current_dir(&cache)
@@ -281,7 +208,10 @@ impl Suite {
                     .args(missing.iter().map(|archive| &archive.package)),
             )
             .with_context(|| {
-                format!("packages of Debian {} cannot be downloaded: is the network there, and {mib} MiB of disk?", self.name)
+                format!(
+                    "packages of Debian {} cannot be downloaded: is the network there, and {mib} MiB of disk?",
+                    self.name
+                )
             })?;
             step.done();
         }
@@ -294,18 +224,12 @@ impl Suite {
                 );
             }
         }
-        Ok(archives
-            .iter()
-            .map(|archive| cache.join(&archive.file))
-            .collect())
+        Ok(archives.iter().map(|archive| cache.join(&archive.file)).collect())
     }
 
     fn apt(&self, program: &str) -> Command {
         let mut command = Command::new(program);
-        command
-            .env("LC_ALL", "C")
-            .arg("-c")
-            .arg(self.directory.join("apt.conf"));
+        command.env("LC_ALL", "C").arg("-c").arg(self.directory.join("apt.conf"));
         command
     }
 }
@@ -313,16 +237,13 @@ impl Suite {
 impl Archive {
     /// Whether the file is there and has the checksum of the index.
     fn is_intact(&self, directory: &Path) -> bool {
-        fs::read(directory.join(&self.file))
-            .is_ok_and(|bytes| hex(&Sha256::digest(bytes)) == self.sha256)
+        fs::read(directory.join(&self.file)).is_ok_and(|bytes| hex(&Sha256::digest(bytes)) == self.sha256)
     }
 }
 
 /// The part of a package name after the kernel's ABI: `56-cloud-amd64` and `cloud-amd64` both end in `-cloud-amd64`.
 fn flavour_suffix(rest: &str) -> String {
-    let flavour = rest
-        .trim_start_matches(|c: char| c.is_ascii_digit())
-        .trim_start_matches('-');
+    let flavour = rest.trim_start_matches(|c: char| c.is_ascii_digit()).trim_start_matches('-');
     format!("-{flavour}")
 }
 
@@ -366,18 +287,12 @@ Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled "false";
 
 /// The sources of a release: with its updates and security updates, which sid has none of.
 fn sources_list(suite: &str, mirrors: &Mirrors) -> String {
-    let signed_by = mirrors
-        .keyring
-        .as_ref()
-        .map(|keyring| format!("[signed-by={}] ", keyring.display()))
-        .unwrap_or_default();
+    let signed_by =
+        mirrors.keyring.as_ref().map(|keyring| format!("[signed-by={}] ", keyring.display())).unwrap_or_default();
     let mut list = format!("deb {signed_by}{} {suite} main\n", mirrors.main);
     if suite != "sid" {
         list += &format!("deb {signed_by}{} {suite}-updates main\n", mirrors.main);
-        list += &format!(
-            "deb {signed_by}{} {suite}-security main\n",
-            mirrors.security
-        );
+        list += &format!("deb {signed_by}{} {suite}-security main\n", mirrors.security);
     }
     list
 }
@@ -386,17 +301,12 @@ fn sources_list(suite: &str, mirrors: &Mirrors) -> String {
 fn parse_uri_line(line: &str) -> Result<Archive> {
     let words: Vec<&str> = line.split_whitespace().collect();
     let parsed = match words[..] {
-        [_, file, size, hash] => {
-            match (package_in(file), size.parse(), hash.strip_prefix("SHA256:")) {
-                (Some(package), Ok(size), Some(sha256)) => Some(Archive {
-                    file: file.to_owned(),
-                    size,
-                    sha256: sha256.to_owned(),
-                    package,
-                }),
-                _ => None,
+        [_, file, size, hash] => match (package_in(file), size.parse(), hash.strip_prefix("SHA256:")) {
+            (Some(package), Ok(size), Some(sha256)) => {
+                Some(Archive { file: file.to_owned(), size, sha256: sha256.to_owned(), package })
             }
-        }
+            _ => None,
+        },
         _ => None,
     };
     parsed.ok_or_else(|| anyhow!("apt printed a line of another form than expected: `{line}`"))
@@ -406,10 +316,7 @@ fn parse_uri_line(line: &str) -> Result<Archive> {
 fn package_in(file: &str) -> Option<String> {
     let mut parts = file.split('_');
     let (name, version) = (parts.next()?, parts.next()?);
-    parts
-        .next()?
-        .ends_with(".deb")
-        .then(|| format!("{name}={}", version.replace("%3a", ":")))
+    parts.next()?.ends_with(".deb").then(|| format!("{name}={}", version.replace("%3a", ":")))
 }
 
 /// Bytes in hexadecimal.
@@ -422,37 +329,21 @@ mod tests {
     use super::*;
 
     fn mirrors() -> Mirrors {
-        Mirrors {
-            main: "http://m.test/debian".into(),
-            security: "http://s.test/debian-security".into(),
-            keyring: None,
-        }
+        Mirrors { main: "http://m.test/debian".into(), security: "http://s.test/debian-security".into(), keyring: None }
     }
 
     #[test]
     fn reads_a_line_of_print_uris_with_an_epoch() {
-        let archive = parse_uri_line(
-            "'http://m/x.deb' libllvm22_1%3a22.1.8-1_amd64.deb 29378692 SHA256:729e",
-        )
-        .unwrap();
+        let archive = parse_uri_line("'http://m/x.deb' libllvm22_1%3a22.1.8-1_amd64.deb 29378692 SHA256:729e").unwrap();
         assert_eq!(archive.package, "libllvm22=1:22.1.8-1");
-        assert_eq!(
-            (archive.size, archive.sha256.as_str()),
-            (29_378_692, "729e")
-        );
+        assert_eq!((archive.size, archive.sha256.as_str()), (29_378_692, "729e"));
         assert!(parse_uri_line("Reading package lists...").is_err());
     }
 
     #[test]
     fn sid_has_no_security_suite() {
-        assert_eq!(
-            sources_list("sid", &mirrors()),
-            "deb http://m.test/debian sid main\n"
-        );
-        assert!(
-            sources_list("bookworm", &mirrors())
-                .contains("http://s.test/debian-security bookworm-security main")
-        );
+        assert_eq!(sources_list("sid", &mirrors()), "deb http://m.test/debian sid main\n");
+        assert!(sources_list("bookworm", &mirrors()).contains("http://s.test/debian-security bookworm-security main"));
     }
 
     #[test]

@@ -16,18 +16,8 @@ pub(crate) const MIRROR_VARIABLE: &str = "XTASK_DEBIAN_MIRROR";
 pub(crate) const SECURITY_VARIABLE: &str = "XTASK_DEBIAN_SECURITY_MIRROR";
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
-const RELEASES: [&str; 10] = [
-    "bullseye",
-    "bookworm",
-    "trixie",
-    "forky",
-    "sid",
-    "stable",
-    "oldstable",
-    "oldoldstable",
-    "testing",
-    "unstable",
-];
+const RELEASES: [&str; 10] =
+    ["bullseye", "bookworm", "trixie", "forky", "sid", "stable", "oldstable", "oldoldstable", "testing", "unstable"];
 
 /// The addresses of Debian's archives as this machine reaches them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,12 +62,7 @@ impl Mirrors {
             }
         }
         let keyring = Some(PathBuf::from(KEYRING)).filter(|path| path.is_file());
-        Self::choose(
-            &sources,
-            keyring,
-            env::var(MIRROR_VARIABLE).ok(),
-            env::var(SECURITY_VARIABLE).ok(),
-        )
+        Self::choose(&sources, keyring, env::var(MIRROR_VARIABLE).ok(), env::var(SECURITY_VARIABLE).ok())
     }
 
     fn choose(
@@ -90,9 +75,7 @@ impl Mirrors {
             .or_else(|| {
                 sources
                     .iter()
-                    .filter(|source| {
-                        RELEASES.contains(&source.suite.as_str()) && source.score() > 0
-                    })
+                    .filter(|source| RELEASES.contains(&source.suite.as_str()) && source.score() > 0)
                     .max_by_key(|source| source.score())
                     .map(|source| source.uri.clone())
             })
@@ -107,47 +90,30 @@ impl Mirrors {
                 sources
                     .iter()
                     .filter(|source| {
-                        source
-                            .suite
-                            .split(['-', '/'])
-                            .next()
-                            .is_some_and(|name| RELEASES.contains(&name))
-                            && source
-                                .suite
-                                .trim_end_matches("/updates")
-                                .ends_with("-security")
+                        source.suite.split(['-', '/']).next().is_some_and(|name| RELEASES.contains(&name))
+                            && source.suite.trim_end_matches("/updates").ends_with("-security")
                     })
                     .max_by_key(|source| source.score())
                     .map(|source| source.uri.clone())
             })
             .unwrap_or_else(|| format!("{main}-security"));
-        Ok(Self {
-            main,
-            security,
-            keyring,
-        })
+        Ok(Self { main, security, keyring })
     }
 }
 
 impl Source {
     /// A source that can be read over the network or from a local mirror; nothing for cdrom and the like.
     fn new(uri: &str, suite: &str, signed_by: Option<&str>) -> Option<Self> {
-        ["http://", "https://", "file:", "mirror"]
-            .iter()
-            .any(|scheme| uri.starts_with(scheme))
-            .then(|| Self {
-                uri: uri.trim_end_matches('/').to_owned(),
-                suite: suite.trim_end_matches('/').to_owned(),
-                signed_by: signed_by.map(str::to_owned),
-            })
+        ["http://", "https://", "file:", "mirror"].iter().any(|scheme| uri.starts_with(scheme)).then(|| Self {
+            uri: uri.trim_end_matches('/').to_owned(),
+            suite: suite.trim_end_matches('/').to_owned(),
+            signed_by: signed_by.map(str::to_owned),
+        })
     }
 
     /// How much this looks like Debian's own archive rather than someone's who uses Debian's suite names.
     fn score(&self) -> u8 {
-        let debian_keys = self
-            .signed_by
-            .as_deref()
-            .is_some_and(|path| path.contains("debian-archive"));
+        let debian_keys = self.signed_by.as_deref().is_some_and(|path| path.contains("debian-archive"));
         let foreign_keys = self.signed_by.is_some() && !debian_keys;
         let debian_path = self.uri.ends_with("/debian") || self.uri.ends_with("/debian-security");
         match (debian_keys, debian_path) {
@@ -164,10 +130,7 @@ fn one_line_sources(text: &str) -> Vec<Source> {
     let mut sources = Vec::new();
     for line in text.lines() {
         let line = line.split('#').next().unwrap_or_default().trim();
-        let Some(rest) = line
-            .strip_prefix("deb")
-            .filter(|rest| rest.starts_with([' ', '\t']))
-        else {
+        let Some(rest) = line.strip_prefix("deb").filter(|rest| rest.starts_with([' ', '\t'])) else {
             continue;
         };
         let rest = rest.trim_start();
@@ -176,12 +139,8 @@ fn one_line_sources(text: &str) -> Vec<Source> {
             None => ("", rest),
         };
         let mut words = rest.split_whitespace();
-        if let (Some(uri), Some(suite), true) =
-            (words.next(), words.next(), words.any(|word| word == "main"))
-        {
-            let signed_by = options
-                .split_whitespace()
-                .find_map(|option| option.strip_prefix("signed-by="));
+        if let (Some(uri), Some(suite), true) = (words.next(), words.next(), words.any(|word| word == "main")) {
+            let signed_by = options.split_whitespace().find_map(|option| option.strip_prefix("signed-by="));
             sources.push(Source::new(uri, suite, signed_by));
         }
     }
@@ -191,11 +150,7 @@ fn one_line_sources(text: &str) -> Vec<Source> {
 /// Parses the deb822 form: stanzas of fields, continued lines indented.
 fn deb822_sources(text: &str) -> Vec<Source> {
     let mut sources = Vec::new();
-    let text: String = text
-        .lines()
-        .filter(|line| !line.starts_with('#'))
-        .map(|line| format!("{line}\n"))
-        .collect();
+    let text: String = text.lines().filter(|line| !line.starts_with('#')).map(|line| format!("{line}\n")).collect();
     for stanza in text.split("\n\n") {
         let mut fields: Vec<(String, String)> = Vec::new();
         for line in stanza.lines() {
@@ -208,15 +163,8 @@ fn deb822_sources(text: &str) -> Vec<Source> {
                 fields.push((name.trim().to_ascii_lowercase(), value.trim().to_owned()));
             }
         }
-        let field = |name: &str| {
-            fields
-                .iter()
-                .find(|(field, _)| field == name)
-                .map(|(_, value)| value.as_str())
-        };
-        let has = |name: &str, word: &str| {
-            field(name).is_some_and(|value| value.split_whitespace().any(|w| w == word))
-        };
+        let field = |name: &str| fields.iter().find(|(field, _)| field == name).map(|(_, value)| value.as_str());
+        let has = |name: &str, word: &str| field(name).is_some_and(|value| value.split_whitespace().any(|w| w == word));
         let disabled = field("enabled").is_some_and(|value| value.eq_ignore_ascii_case("no"));
         if disabled || !has("types", "deb") || !has("components", "main") {
             continue;
@@ -247,10 +195,7 @@ mod tests {
     fn reads_the_deb822_form_with_comments_continued_lines_and_disabled_stanzas() {
         let sources = deb822_sources(DEB822);
         let suites: Vec<&str> = sources.iter().map(|source| source.suite.as_str()).collect();
-        assert_eq!(
-            suites,
-            ["bookworm", "bookworm-updates", "bookworm-security"]
-        );
+        assert_eq!(suites, ["bookworm", "bookworm-updates", "bookworm-security"]);
         let mirrors = chosen(&sources);
         assert_eq!(mirrors.main, "http://mirror.test/debian");
         assert_eq!(mirrors.security, "http://mirror.test/debian-security");
@@ -285,9 +230,7 @@ mod tests {
 
     #[test]
     fn names_the_way_out_when_no_mirror_is_configured() {
-        let error = Mirrors::choose(&[], None, None, None)
-            .unwrap_err()
-            .to_string();
+        let error = Mirrors::choose(&[], None, None, None).unwrap_err().to_string();
         assert!(error.contains(MIRROR_VARIABLE), "{error}");
         let given = Mirrors::choose(&[], None, Some("http://m.test/debian".into()), None).unwrap();
         assert_eq!(given.security, "http://m.test/debian-security");

@@ -45,17 +45,10 @@ pub(crate) fn provision(workspace: &Workspace, name: &str) -> Result<PathBuf> {
         return Ok(root);
     }
     let suite = apt::Suite::open(&base, &root_pins.suite)?;
-    let archives = suite.resolve(
-        &root_pins.packages,
-        root_pins.series.as_deref(),
-        root_pins.closure,
-    )?;
+    let archives = suite.resolve(&root_pins.packages, root_pins.series.as_deref(), root_pins.closure)?;
     let files = suite.fetch(&archives)?;
 
-    let step = Step::begin(format!(
-        "unpacking {} packages into target/provision/{name}",
-        files.len()
-    ));
+    let step = Step::begin(format!("unpacking {} packages into target/provision/{name}", files.len()));
     let staged = base.join(format!("{name}.new"));
     remove_tree(&staged)?;
     create_dir(&staged)?;
@@ -96,10 +89,8 @@ impl Lock {
     /// Waits for the lock.
     pub(crate) fn take(base: &Path) -> Result<Self> {
         let path = base.join("lock");
-        let file =
-            File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
-        file.lock()
-            .with_context(|| format!("cannot lock {}", path.display()))?;
+        let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+        file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
         Ok(Self { _file: file })
     }
 }

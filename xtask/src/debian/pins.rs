@@ -70,10 +70,9 @@ impl TryFrom<String> for Pin {
 
     fn try_from(text: String) -> Result<Self, String> {
         match text.split_once('=') {
-            Some((name, version)) if !name.is_empty() && !version.is_empty() => Ok(Self {
-                name: name.to_owned(),
-                version: version.to_owned(),
-            }),
+            Some((name, version)) if !name.is_empty() && !version.is_empty() => {
+                Ok(Self { name: name.to_owned(), version: version.to_owned() })
+            }
             _ => Err(format!("`{text}` is not `name=version`")),
         }
     }
@@ -86,9 +85,7 @@ impl Pin {
         match parts[..] {
             [major, minor, _] => format!("{major}.{minor}."),
             [major, minor] => {
-                let digits = minor
-                    .find(|c: char| !c.is_ascii_digit())
-                    .unwrap_or(minor.len());
+                let digits = minor.find(|c: char| !c.is_ascii_digit()).unwrap_or(minor.len());
                 format!("{major}.{}", minor.get(..digits).unwrap_or(minor))
             }
             _ => upstream(&self.version).to_owned(),
@@ -109,9 +106,7 @@ impl Pins {
 
     /// The named root.
     pub(crate) fn root(&self, name: &str) -> Result<&RootPins> {
-        self.roots
-            .get(name)
-            .ok_or_else(|| anyhow!("xtask/provision.toml has no [roots.{name}]"))
+        self.roots.get(name).ok_or_else(|| anyhow!("xtask/provision.toml has no [roots.{name}]"))
     }
 }
 
@@ -127,13 +122,7 @@ mod tests {
 
     #[test]
     fn a_series_is_major_and_minor_without_the_epoch() {
-        let series = |version: &str| {
-            Pin {
-                name: "x".into(),
-                version: version.into(),
-            }
-            .series()
-        };
+        let series = |version: &str| Pin { name: "x".into(), version: version.into() }.series();
         assert_eq!(series("1.96.0+dfsg1-1~deb12u2"), "1.96.");
         assert_eq!(series("1:22.1.8-1~deb12u1"), "22.1.");
         assert_eq!(series("6.4-4"), "6.4");
@@ -143,10 +132,6 @@ mod tests {
 
     #[test]
     fn a_pin_without_a_version_is_refused() {
-        assert!(
-            Pin::try_from("curl".to_owned())
-                .unwrap_err()
-                .contains("name=version")
-        );
+        assert!(Pin::try_from("curl".to_owned()).unwrap_err().contains("name=version"));
     }
 }

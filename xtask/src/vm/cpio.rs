@@ -41,12 +41,7 @@ struct Entry<'a> {
 impl<W: Write> Archive<W> {
     /// Begins an archive.
     pub(crate) fn new(out: W) -> Self {
-        Self {
-            out,
-            written: 0,
-            inode: 0,
-            directories: BTreeSet::new(),
-        }
+        Self { out, written: 0, inode: 0, directories: BTreeSet::new() }
     }
 
     /// A directory, and those above it.
@@ -57,53 +52,28 @@ impl<W: Write> Archive<W> {
         }
         self.parent(path)?;
         self.directories.insert(path.to_owned());
-        self.entry(&Entry {
-            name: path,
-            mode: DIRECTORY | 0o755,
-            device: (0, 0),
-            content: &[],
-        })
+        self.entry(&Entry { name: path, mode: DIRECTORY | 0o755, device: (0, 0), content: &[] })
     }
 
     /// A regular file with these permissions.
     pub(crate) fn file(&mut self, path: &str, permissions: u32, content: &[u8]) -> io::Result<()> {
         let path = path.trim_matches('/');
         self.parent(path)?;
-        self.entry(&Entry {
-            name: path,
-            mode: REGULAR | (permissions & 0o7777),
-            device: (0, 0),
-            content,
-        })
+        self.entry(&Entry { name: path, mode: REGULAR | (permissions & 0o7777), device: (0, 0), content })
     }
 
     /// A symbolic link.
     pub(crate) fn symlink(&mut self, path: &str, target: &str) -> io::Result<()> {
         let path = path.trim_matches('/');
         self.parent(path)?;
-        self.entry(&Entry {
-            name: path,
-            mode: SYMLINK | 0o777,
-            device: (0, 0),
-            content: target.as_bytes(),
-        })
+        self.entry(&Entry { name: path, mode: SYMLINK | 0o777, device: (0, 0), content: target.as_bytes() })
     }
 
     /// A character device.
-    pub(crate) fn character_device(
-        &mut self,
-        path: &str,
-        major: u32,
-        minor: u32,
-    ) -> io::Result<()> {
+    pub(crate) fn character_device(&mut self, path: &str, major: u32, minor: u32) -> io::Result<()> {
         let path = path.trim_matches('/');
         self.parent(path)?;
-        self.entry(&Entry {
-            name: path,
-            mode: CHARACTER | 0o600,
-            device: (major, minor),
-            content: &[],
-        })
+        self.entry(&Entry { name: path, mode: CHARACTER | 0o600, device: (major, minor), content: &[] })
     }
 
     /// A file or a whole tree of this machine, at another place. Symbolic links stay links.
@@ -112,26 +82,19 @@ impl<W: Write> Archive<W> {
         let metadata = fs::symlink_metadata(from).with_context(context)?;
         if metadata.is_symlink() {
             let target = fs::read_link(from).with_context(context)?;
-            self.symlink(to, &target.to_string_lossy())
-                .with_context(context)
+            self.symlink(to, &target.to_string_lossy()).with_context(context)
         } else if metadata.is_dir() {
             self.directory(to).with_context(context)?;
-            let mut entries: Vec<_> = fs::read_dir(from)
-                .with_context(context)?
-                .collect::<Result<_, _>>()?;
+            let mut entries: Vec<_> = fs::read_dir(from).with_context(context)?.collect::<Result<_, _>>()?;
             entries.sort_by_key(fs::DirEntry::file_name);
             for entry in entries {
-                self.tree(
-                    &entry.path(),
-                    &format!("{to}/{}", entry.file_name().to_string_lossy()),
-                )?;
+                self.tree(&entry.path(), &format!("{to}/{}", entry.file_name().to_string_lossy()))?;
             }
             Ok(())
         } else if metadata.is_file() {
             debug_assert!(metadata.size() <= u64::from(u32::MAX));
             let content = fs::read(from).with_context(context)?;
-            self.file(to, metadata.permissions().mode(), &content)
-                .with_context(context)
+            self.file(to, metadata.permissions().mode(), &content).with_context(context)
         } else {
             // Sockets and the like have no business in there.
             Ok(())
@@ -140,12 +103,7 @@ impl<W: Write> Archive<W> {
 
     /// Ends the archive; another may follow in the same file.
     pub(crate) fn finish(mut self) -> io::Result<W> {
-        self.entry(&Entry {
-            name: "TRAILER!!!",
-            mode: 0,
-            device: (0, 0),
-            content: &[],
-        })?;
+        self.entry(&Entry { name: "TRAILER!!!", mode: 0, device: (0, 0), content: &[] })?;
         self.pad(ALIGNMENT)?;
         self.out.flush()?;
         Ok(self.out)
@@ -231,10 +189,7 @@ mod tests {
         archive.file("x/1", 0o644, b"").unwrap();
         archive.file("x/2", 0o644, b"").unwrap();
         let bytes = archive.finish().unwrap();
-        let headers = bytes
-            .windows(6)
-            .filter(|window| window == b"070701")
-            .count();
+        let headers = bytes.windows(6).filter(|window| window == b"070701").count();
         assert_eq!(headers, 4, "x, x/1, x/2 and the trailer");
     }
 }

@@ -100,27 +100,17 @@ impl KernelFiles {
             .flatten()
             .flatten()
             .map(|entry| entry.path())
-            .find(|path| {
-                path.file_name()
-                    .is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz"))
-            });
+            .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz")));
         let image = in_boot.unwrap_or_else(|| modules.join("vmlinuz"));
         if !image.is_file() {
             bail!("{} has no kernel image", root.display());
         }
-        Ok(Self {
-            image,
-            stamp: debian::stamp(workspace, kernel.root())?,
-            modules,
-        })
+        Ok(Self { image, stamp: debian::stamp(workspace, kernel.root())?, modules })
     }
 
     /// The release, as `uname -r` gives it.
     pub(crate) fn release(&self) -> String {
-        self.modules
-            .file_name()
-            .map(|name| name.to_string_lossy().into_owned())
-            .unwrap_or_default()
+        self.modules.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
     }
 
     /// The modules of the guest and what they depend on, each after what it needs; without what is built in.
@@ -132,21 +122,14 @@ impl KernelFiles {
             .collect();
         let mut files = BTreeMap::new();
         index(&self.modules, &mut files)?;
-        let mut loading = Loading {
-            builtin,
-            files,
-            busybox: tools.busybox(),
-            visited: BTreeSet::new(),
-            ordered: Vec::new(),
-        };
+        let mut loading =
+            Loading { builtin, files, busybox: tools.busybox(), visited: BTreeSet::new(), ordered: Vec::new() };
         for name in &Pins::load()?.guest.modules {
             let (name, required) = match name.strip_suffix('?') {
                 Some(name) => (name, false),
                 None => (name.as_str(), true),
             };
-            loading
-                .add(&canonical(name), required)
-                .with_context(|| format!("kernel {}", self.release()))?;
+            loading.add(&canonical(name), required).with_context(|| format!("kernel {}", self.release()))?;
         }
         Ok(loading.ordered)
     }
@@ -168,9 +151,7 @@ impl Loading {
         }
         let Some(path) = self.files.get(name).cloned() else {
             if required {
-                bail!(
-                    "has no module {name}; mark it with `?` in xtask/provision.toml if that is right"
-                );
+                bail!("has no module {name}; mark it with `?` in xtask/provision.toml if that is right");
             }
             return Ok(());
         };
@@ -178,20 +159,14 @@ impl Loading {
         for dependency in depends(&content) {
             self.add(&canonical(&dependency), required)?;
         }
-        self.ordered.push(Module {
-            file: format!("{name}.ko"),
-            content,
-            required,
-        });
+        self.ordered.push(Module { file: format!("{name}.ko"), content, required });
         Ok(())
     }
 }
 
 /// Collects the module files below a directory by name.
 fn index(directory: &Path, files: &mut BTreeMap<String, PathBuf>) -> Result<()> {
-    for entry in
-        fs::read_dir(directory).with_context(|| format!("cannot read {}", directory.display()))?
-    {
+    for entry in fs::read_dir(directory).with_context(|| format!("cannot read {}", directory.display()))? {
         let path = entry?.path();
         if path.is_symlink() {
             continue;
@@ -208,9 +183,7 @@ fn index(directory: &Path, files: &mut BTreeMap<String, PathBuf>) -> Result<()> 
 /// The module's name in `.../name.ko` or `.../name.ko.xz`.
 fn module_name(path: &Path) -> Option<String> {
     let file = path.file_name()?.to_str()?;
-    let name = file
-        .strip_suffix(".ko")
-        .or_else(|| file.strip_suffix(".ko.xz"))?;
+    let name = file.strip_suffix(".ko").or_else(|| file.strip_suffix(".ko.xz"))?;
     Some(canonical(name))
 }
 
@@ -221,11 +194,7 @@ fn canonical(name: &str) -> String {
 
 fn uncompressed(path: &Path, busybox: &Path) -> Result<Vec<u8>> {
     if path.extension().is_some_and(|extension| extension == "xz") {
-        let output = Command::new(busybox)
-            .args(["xz", "-dc"])
-            .arg(path)
-            .output()
-            .context("busybox does not start")?;
+        let output = Command::new(busybox).args(["xz", "-dc"]).arg(path).output().context("busybox does not start")?;
         if !output.status.success() {
             return Err(anyhow!("{} cannot be uncompressed", path.display()));
         }
@@ -241,25 +210,12 @@ fn depends(module: &[u8]) -> Vec<String> {
     let Some(at) = module.windows(KEY.len()).position(|window| window == KEY) else {
         return Vec::new();
     };
-    let value: Vec<u8> = module
-        .iter()
-        .skip(at + KEY.len())
-        .copied()
-        .take_while(|&byte| byte != 0)
-        .collect();
-    String::from_utf8_lossy(&value)
-        .split(',')
-        .filter(|name| !name.is_empty())
-        .map(str::to_owned)
-        .collect()
+    let value: Vec<u8> = module.iter().skip(at + KEY.len()).copied().take_while(|&byte| byte != 0).collect();
+    String::from_utf8_lossy(&value).split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect()
 }
 
 fn only_entry(directory: &Path) -> Option<PathBuf> {
-    let mut entries = fs::read_dir(directory)
-        .ok()?
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| path.is_dir());
+    let mut entries = fs::read_dir(directory).ok()?.flatten().map(|entry| entry.path()).filter(|path| path.is_dir());
     let first = entries.next()?;
     entries.next().is_none().then_some(first)
 }
@@ -279,14 +235,8 @@ mod tests {
 
     #[test]
     fn dash_underscore_and_compression_do_not_change_a_modules_name() {
-        assert_eq!(
-            module_name(Path::new("kernel/crypto/aesni-intel.ko.xz")).as_deref(),
-            Some("aesni_intel")
-        );
-        assert_eq!(
-            module_name(Path::new("kernel/net/tls.ko")).as_deref(),
-            Some("tls")
-        );
+        assert_eq!(module_name(Path::new("kernel/crypto/aesni-intel.ko.xz")).as_deref(), Some("aesni_intel"));
+        assert_eq!(module_name(Path::new("kernel/net/tls.ko")).as_deref(), Some("tls"));
         assert_eq!(module_name(Path::new("modules.dep")), None);
     }
 

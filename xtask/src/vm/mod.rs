@@ -65,11 +65,7 @@ pub(crate) struct Guest {
 ///
 /// # Errors
 /// When something cannot be provisioned, the kernel does not come up, or the deadline passes.
-pub(crate) fn run(
-    workspace: &Workspace,
-    guest: &Guest,
-    on_line: &mut dyn FnMut(&str),
-) -> Result<i32> {
+pub(crate) fn run(workspace: &Workspace, guest: &Guest, on_line: &mut dyn FnMut(&str)) -> Result<i32> {
     let tools = Tools::provision(workspace)?;
     let files = KernelFiles::provision(workspace, guest.kernel)?;
     let base = initramfs::base(workspace, guest.kernel, &files, &tools)?;
@@ -77,11 +73,7 @@ pub(crate) fn run(
 
     let id = std::process::id();
     let mark = format!("guest-command-ended-{id}");
-    let initramfs = Temporary(
-        workspace
-            .provision()
-            .join(format!("vm/run-{}-{id}.cpio", guest.kernel)),
-    );
+    let initramfs = Temporary(workspace.provision().join(format!("vm/run-{}-{id}.cpio", guest.kernel)));
     initramfs::complete(&base, &initramfs.0, guest, &mark)?;
     let step = Step::begin_talkative(format!("virtual machine with Linux {}", files.release()));
     let code = emulator.run(&files.image, &initramfs.0, guest, &mark, on_line)?;
@@ -99,23 +91,14 @@ pub(crate) fn main(workspace: &Workspace, arguments: VmArguments) -> Result<Exit
                 Some((from, to)) => (PathBuf::from(from), Some(to.to_owned())),
                 None => (PathBuf::from(argument), None),
             };
-            let from = from
-                .canonicalize()
-                .with_context(|| format!("--with {argument}"))?;
-            let name = from
-                .file_name()
-                .map(|name| name.to_string_lossy().into_owned())
-                .unwrap_or_default();
+            let from = from.canonicalize().with_context(|| format!("--with {argument}"))?;
+            let name = from.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
             Ok((from, to.unwrap_or_else(|| format!("{FILES}/{name}"))))
         })
         .collect::<Result<_>>()?;
     let command = match &arguments.command[..] {
         // busybox's shell takes its own `ip`, which knows no namespaces, before any in PATH.
-        [line] => vec![
-            "sh".to_owned(),
-            "-c".to_owned(),
-            format!("ip() {{ /tools/wrap/ip \"$@\"; }}\n{line}"),
-        ],
+        [line] => vec!["sh".to_owned(), "-c".to_owned(), format!("ip() {{ /tools/wrap/ip \"$@\"; }}\n{line}")],
         _ => arguments.command,
     };
     let guest = Guest {
@@ -126,9 +109,7 @@ pub(crate) fn main(workspace: &Workspace, arguments: VmArguments) -> Result<Exit
         memory_mib: arguments.memory,
         deadline: Duration::from_secs(arguments.timeout),
     };
-    let code = run(workspace, &guest, &mut |line| {
-        println!("[{}] {line}", guest.kernel)
-    })?;
+    let code = run(workspace, &guest, &mut |line| println!("[{}] {line}", guest.kernel))?;
     note(format!("the command ended with exit code {code}"));
     Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)))
 }

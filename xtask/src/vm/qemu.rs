@@ -30,9 +30,7 @@ pub(crate) struct Emulator {
 impl Emulator {
     /// Makes sure that it is there.
     pub(crate) fn provision(workspace: &Workspace) -> Result<Self> {
-        Ok(Self {
-            root: debian::provision(workspace, ROOT)?,
-        })
+        Ok(Self { root: debian::provision(workspace, ROOT)? })
     }
 
     /// Boots the kernel and returns the exit code that the guest reports behind `mark`.
@@ -101,55 +99,28 @@ impl Emulator {
     }
 
     fn command(&self, image: &Path, initramfs: &Path, guest: &Guest) -> Command {
-        let libraries: Vec<String> = LIBRARIES
-            .iter()
-            .map(|directory| self.root.join(directory).display().to_string())
-            .collect();
+        let libraries: Vec<String> =
+            LIBRARIES.iter().map(|directory| self.root.join(directory).display().to_string()).collect();
         let mut command = Command::new(self.root.join("lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"));
         command
             .arg("--library-path")
             .arg(libraries.join(":"))
             .arg(self.root.join("usr/bin/qemu-system-x86_64"))
-            .env(
-                "QEMU_MODULE_DIR",
-                self.root.join("usr/lib/x86_64-linux-gnu/qemu"),
-            );
+            .env("QEMU_MODULE_DIR", self.root.join("usr/lib/x86_64-linux-gnu/qemu"));
         for firmware in ["usr/share/qemu", "usr/share/seabios"] {
             command.arg("-L").arg(self.root.join(firmware));
         }
         // `-cpu max` for the AES instructions; software emulation, for stock kernels do not come up everywhere under
         // nested virtualisation.
         command
-            .args([
-                "-accel",
-                "tcg,thread=multi",
-                "-cpu",
-                "max",
-                "-smp",
-                CPUS,
-                "-m",
-                &guest.memory_mib.to_string(),
-            ])
-            .args([
-                "-nodefaults",
-                "-display",
-                "none",
-                "-serial",
-                "stdio",
-                "-monitor",
-                "none",
-                "-nic",
-                "none",
-            ])
+            .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", CPUS, "-m", &guest.memory_mib.to_string()])
+            .args(["-nodefaults", "-display", "none", "-serial", "stdio", "-monitor", "none", "-nic", "none"])
             .arg("-no-reboot")
             .arg("-kernel")
             .arg(image)
             .arg("-initrd")
             .arg(initramfs)
-            .args([
-                "-append",
-                "console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off random.trust_cpu=on",
-            ]);
+            .args(["-append", "console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off random.trust_cpu=on"]);
         command
     }
 }
@@ -169,15 +140,9 @@ impl Machine {
             thread::spawn(move || {
                 let mut stream = BufReader::new(stream);
                 let mut line = Vec::new();
-                while stream
-                    .read_until(b'\n', &mut line)
-                    .is_ok_and(|read| read > 0)
-                {
+                while stream.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
                     let text = String::from_utf8_lossy(&line);
-                    if send
-                        .send(text.trim_end_matches(['\n', '\r']).to_owned())
-                        .is_err()
-                    {
+                    if send.send(text.trim_end_matches(['\n', '\r']).to_owned()).is_err() {
                         break;
                     }
                     line.clear();

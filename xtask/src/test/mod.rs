@@ -1,0 +1,274 @@
+//! `cargo xtask test`: the unit tests, then the end-to-end tests on this machine and on three kernels in a virtual
+//! machine, counted together.
+//!
+//! What a test needs and whether its absence may be skipped is the tests' own matter; here it is decided what a skip
+//! means for the whole.
+
+mod libtest;
+mod verdict;
+
+use std::{
+    env,
+    io::{BufRead as _, BufReader},
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+
+use self::{
+    libtest::Reading,
+    verdict::{Outcome, Stage},
+};
+use crate::{
+    bpf, build, certs, exec,
+    progress::{Step, note},
+    tools::Tools,
+    vm::{self, Guest, Kernel},
+    workspace::{Workspace, read},
+};
+
+/// The program of the end-to-end tests, and the appliance it tests.
+const TESTS: &str = "e2e";
+const APPLIANCE: &str = "mtls-appliance";
+/// Where they appear in the virtual machine.
+const IN_GUEST: &str = "/host";
+
+/// What `cargo xtask test` takes.
+#[derive(Debug, Args)]
+pub(crate) struct TestArguments {
+    /// Run the unit tests of all crates
+    #[arg(long)]
+    unit: bool,
+    /// Run the end-to-end tests on this machine's kernel, as root (or by sudo, where it asks for no password)
+    #[arg(long)]
+    native: bool,
+    /// Run the end-to-end tests in a virtual machine, on these kernels or all of 6.1, 6.12 and 7.x
+    #[arg(long, value_name = "KERNEL,...", num_args = 0.., require_equals = true, value_delimiter = ',')]
+    vm: Option<Vec<Kernel>>,
+    /// Memory of the virtual machine
+    #[arg(long, value_name = "MIB", default_value_t = 3072)]
+    memory: u32,
+    /// How long the tests may take on one kernel in the virtual machine
+    #[arg(long, value_name = "SECONDS", default_value_t = 900)]
+    timeout: u64,
+    /// Only tests with this in their name
+    filter: Option<String>,
+}
+
+/// The command. Without a choice of stages, all of them.
+pub(crate) fn main(workspace: &Workspace, arguments: &TestArguments) -> Result<ExitCode> {
+    if let Some(filter) = arguments.filter.as_deref().filter(|filter| filter.parse::<Kernel>().is_ok()) {
+        bail!("`{filter}` is taken for a filter; to choose a kernel write --vm={filter}");
+    }
+    let all = !arguments.unit && !arguments.native && arguments.vm.is_none();
+    let kernels = match &arguments.vm {
+        Some(kernels) if !kernels.is_empty() => kernels.clone(),
+        Some(_) => Kernel::ALL.to_vec(),
+        None if all => Kernel::ALL.to_vec(),
+        None => Vec::new(),
+    };
+    let strict = env::var("CI").is_ok_and(|ci| ci == "true" || ci == "1");
+
+    let mut stages = Vec::new();
+    if all || arguments.unit {
+        stages.push(unit(workspace, arguments)?);
+    }
+    if all || arguments.native || !kernels.is_empty() {
+        let bench = Bench::prepare(workspace)?;
+        if all || arguments.native {
+            stages.push(native(&bench, arguments, strict)?);
+        }
+        for kernel in kernels {
+            stages.push(virtual_machine(workspace, &bench, arguments, kernel));
+        }
+    }
+
+    let (counts, lines) = verdict::sum(&stages, strict);
+    println!();
+    for line in lines {
+        println!("{line}");
+    }
+    for stage in &stages {
+        println!("{}", row(stage));
+    }
+    if strict && counts.failed > 0 {
+        println!("(CI=true: what was skipped and did not run on another kernel counts as failed)");
+    }
+    println!("{counts}");
+    Ok(if counts.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn row(stage: &Stage) -> String {
+    let (reading, note) = match &stage.outcome {
+        Outcome::Ran(reading) => (reading.clone(), ""),
+        Outcome::Broke(reading, _) => (reading.clone(), ", did not come to its end"),
+        Outcome::Skipped(_) => return format!("{:24} not run", stage.name),
+    };
+    format!("{:24} {} passed, {} failed, {} skipped{note}", stage.name, reading.passed, reading.failed, reading.ignored)
+}
+
+/// What the end-to-end tests need, on this machine.
+struct Bench {
+    tests: PathBuf,
+    appliance: PathBuf,
+    certificates: PathBuf,
+    tools: Tools,
+}
+
+impl Bench {
+    fn prepare(workspace: &Workspace) -> Result<Self> {
+        build::build(workspace)?;
+        let bench = Self {
+            tests: workspace.dist().join(TESTS),
+            appliance: workspace.dist().join(APPLIANCE),
+            certificates: certs::generate(workspace)?,
+            tools: Tools::provision(workspace)?,
+        };
+        for program in [&bench.tests, &bench.appliance] {
+            if !program.is_file() {
+                bail!("the build left no {}", program.display());
+            }
+        }
+        Ok(bench)
+    }
+}
+
+/// The environment of the end-to-end tests.
+fn environment(
+    appliance: &Path,
+    certificates: &Path,
+    tools: &Path,
+    kernel: &str,
+    require: &str,
+) -> Vec<(String, String)> {
+    let mut environment: Vec<(String, String)> = [
+        ("MTLS_BIN", appliance.display().to_string()),
+        ("MTLS_CERTS", certificates.display().to_string()),
+        ("MTLS_TOOLS", tools.display().to_string()),
+        ("MTLS_KERNEL", kernel.to_owned()),
+        ("MTLS_REQUIRE", require.to_owned()),
+        ("RUST_BACKTRACE", "1".to_owned()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into();
+    environment.extend(env::vars().filter(|(name, _)| name == "MTLS_BIG_MIB"));
+    environment
+}
+
+fn unit(workspace: &Workspace, arguments: &TestArguments) -> Result<Stage> {
+    let object = bpf::build(workspace)?;
+    let step = Step::begin_talkative("unit tests");
+    let mut command = workspace.cargo();
+    command.args(["test", "--locked", "--no-fail-fast"]).env("MTLS_GUARD_OBJECT", object);
+    if let Some(filter) = &arguments.filter {
+        command.args(["--", filter]);
+    }
+    let (reading, success) = listen(&mut command, "")?;
+    step.done();
+    let outcome = match success {
+        false if reading.failed == 0 => {
+            Outcome::Broke(reading, "the tests do not build, or one ended early".to_owned())
+        }
+        _ => Outcome::Ran(reading),
+    };
+    Ok(Stage { name: "unit".to_owned(), outcome })
+}
+
+fn native(bench: &Bench, arguments: &TestArguments, strict: bool) -> Result<Stage> {
+    let release = read(Path::new("/proc/sys/kernel/osrelease"))?.trim().to_owned();
+    let name = format!("this machine ({release})");
+    // Kernel TLS is proven in the virtual machine, so its absence here is no failure.
+    let require = if strict { "xdp,netns,nginx" } else { "nginx" };
+    let environment = environment(&bench.appliance, &bench.certificates, &bench.tools.wrappers(), &release, require);
+    let mut command = if is_root()? {
+        Command::new(&bench.tests)
+    } else if exec::in_path("sudo") && exec::capture(Command::new("sudo").args(["-n", "true"])).is_ok() {
+        let mut command = Command::new("sudo");
+        command.args(["-n", "env"]);
+        command.args(environment.iter().map(|(name, value)| format!("{name}={value}"))).arg(&bench.tests);
+        command
+    } else {
+        let reason = "needs root for network namespaces and XDP; run it as root, or where sudo asks for no password";
+        return Ok(Stage { name, outcome: Outcome::Skipped(reason.to_owned()) });
+    };
+    command.envs(environment).args(&arguments.filter);
+    let step = Step::begin_talkative(format!("end-to-end tests on {name}"));
+    let (mut reading, success) = listen(&mut command, "[native] ")?;
+    reading.end_to_end = true;
+    step.done();
+    Ok(Stage { name, outcome: finished(reading, success) })
+}
+
+fn virtual_machine(workspace: &Workspace, bench: &Bench, arguments: &TestArguments, kernel: Kernel) -> Stage {
+    let place = |name: &str| Path::new(IN_GUEST).join(name);
+    let files = [(&bench.tests, TESTS), (&bench.appliance, APPLIANCE), (&bench.certificates, "certs")]
+        .map(|(from, to)| (from.clone(), place(to).display().to_string()))
+        .into();
+    let guest = Guest {
+        kernel,
+        files,
+        environment: environment(
+            &place(APPLIANCE),
+            &place("certs"),
+            Path::new("/tools/wrap"),
+            &kernel.to_string(),
+            "xdp,netns,ktls,nginx",
+        ),
+        command: std::iter::once(place(TESTS).display().to_string()).chain(arguments.filter.clone()).collect(),
+        memory_mib: arguments.memory,
+        deadline: Duration::from_secs(arguments.timeout),
+    };
+    let mut reading = Reading { end_to_end: true, ..Reading::default() };
+    let ended = vm::run(workspace, &guest, &mut |line| {
+        println!("[{kernel}] {line}");
+        reading.line(line);
+    });
+    let outcome = match ended {
+        Ok(code) => finished(reading, code == 0),
+        Err(error) => {
+            note(format!("{error:#}"));
+            Outcome::Broke(reading, error.to_string().lines().next().unwrap_or_default().to_owned())
+        }
+    };
+    Stage { name: format!("kernel {kernel}"), outcome }
+}
+
+/// A program's failure must show in its counts; where it does not, the program broke.
+fn finished(reading: Reading, success: bool) -> Outcome {
+    if reading.summaries == 0 {
+        Outcome::Broke(reading, "the tests ended without a summary".to_owned())
+    } else if !success && reading.failed == 0 {
+        Outcome::Broke(reading, "the tests ended with an error but named no failure".to_owned())
+    } else {
+        Outcome::Ran(reading)
+    }
+}
+
+/// Runs a test program, passes its output on and reads it.
+fn listen(command: &mut Command, prefix: &str) -> Result<(Reading, bool)> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("`{}` cannot be started", command.get_program().to_string_lossy()))?;
+    let mut reading = Reading::default();
+    let mut output = BufReader::new(child.stdout.take().context("no output to read")?);
+    let mut line = Vec::new();
+    while output.read_until(b'\n', &mut line)? > 0 {
+        let text = String::from_utf8_lossy(&line);
+        let text = text.trim_end_matches('\n');
+        println!("{prefix}{text}");
+        reading.line(text);
+        line.clear();
+    }
+    Ok((reading, child.wait()?.success()))
+}
+
+fn is_root() -> Result<bool> {
+    let own = std::fs::metadata("/proc/self").context("/proc is not mounted")?;
+    Ok(own.uid() == 0)
+}
