@@ -11,7 +11,7 @@ use super::document::Document;
 use super::form::{Form, VerifyWord};
 use super::keys::{self, Absent, Key};
 use super::{Config, Guard, Identity, Limits, Listener, Mistakes, Origin, OriginVerify, ServerTls, Timeouts};
-use crate::identity::{HeaderTemplate, same_field};
+use crate::identity::{HeaderTemplate, check_injected_name, same_field};
 
 /// Longest path of a Unix socket: `sun_path` holds 108 bytes with the closing NUL (unix(7)).
 const SOCKET_PATH_LIMIT: usize = 107;
@@ -99,7 +99,8 @@ impl<'t> Reader<'t> {
                 // A value in place of the table was reported already.
                 if self.root.get(key.table).is_none_or(|value| value.get_ref().is_table()) {
                     let near = self.table(key.table).map(|(_, span)| span);
-                    let remedy = format!("add {} to [{}]: {}", key.name, key.table, key.form.describe());
+                    let remedy =
+                        format!("add {} to [{}]: {}", key.name, key.table, key.form.describe().replace('`', ""));
                     self.document.missing(key.path(), near, "is missing", remedy);
                 }
                 None
@@ -252,31 +253,40 @@ impl<'t> Reader<'t> {
         let free = self.value(&keys::IDENTITY_HEADERS);
         let remove = self.value(&keys::IDENTITY_REMOVE);
         let forwarded_for = self.value(&keys::IDENTITY_FORWARDED_FOR);
-        let (presets, free, forwarded_for) = (presets?, free?, forwarded_for?);
 
         let mut headers: Vec<HeaderTemplate> = Vec::new();
-        for preset in presets {
+        for preset in presets.iter().flatten() {
             headers.extend(preset.0.templates().ok()?);
         }
-        if headers.is_empty() && free.is_empty() {
+        self.check_injected_once(&headers, forwarded_for.unwrap_or_default());
+        let free = free?;
+        if presets?.is_empty() && free.is_empty() {
             let remedy = "name a preset, as in presets = [\"mydata\"], or give identity.headers";
             self.contradiction(&keys::IDENTITY_PRESETS, "the origin would not learn who calls", remedy);
         }
+        headers.extend(free.into_iter().map(|template| template.0));
+        Some(Identity { headers, remove: remove?, forwarded_for: forwarded_for? })
+    }
+
+    /// Notes each free field whose name is taken. Looks at what was typed, so that fields with other mistakes count.
+    fn check_injected_once(&mut self, presets: &[HeaderTemplate], forwarded_for: bool) {
         let typed = self.typed(&keys::IDENTITY_HEADERS).and_then(|value| value.get_ref().as_array());
-        for (at, template) in free.into_iter().enumerate() {
-            let template = template.0;
-            let taken = headers.iter().find(|other| same_field(&other.name, &template.name)).map(|other| &*other.name);
-            let taken = taken.or((forwarded_for && same_field(&template.name, "X-Forwarded-For"))
-                .then_some("X-Forwarded-For, by identity.forwarded_for"));
-            if let Some(taken) = taken {
-                let problem = format!("this field is injected already (as {taken}); spelling makes no difference");
-                let span = typed.and_then(|items| items.get(at)).map(Spanned::span).unwrap_or_default();
-                let key = format!("{}[{at}].name", keys::IDENTITY_HEADERS.path());
-                self.document.wrong(key, span, problem, "give it another name, or remove one of the two");
-            }
-            headers.push(template);
+        let mut names: Vec<&str> = presets.iter().map(|template| &*template.name).collect();
+        if forwarded_for {
+            names.push("X-Forwarded-For");
         }
-        Some(Identity { headers, remove: remove?, forwarded_for })
+        for (at, item) in typed.into_iter().flatten().enumerate() {
+            let Some(value) = item.get_ref().get("name") else { continue };
+            let Some(name) = value.get_ref().as_str().filter(|name| check_injected_name(name).is_ok()) else {
+                continue;
+            };
+            if let Some(taken) = names.iter().find(|taken| same_field(taken, name)) {
+                let key = format!("{}[{at}].name", keys::IDENTITY_HEADERS.path());
+                let problem = format!("this field is injected already, as {taken}; spelling makes no difference");
+                self.document.wrong(key, value.span(), problem, "give it another name, or remove one of the two");
+            }
+            names.push(name);
+        }
     }
 
     /// The inner `None`: no such table.

@@ -303,6 +303,13 @@ fn injected_names_must_be_valid_free_and_harmless() {
 }
 
 #[test]
+fn a_name_that_is_taken_is_reported_beside_other_mistakes() {
+    let headers = "{ name = \"X-A\", value = \"${no.such}\" }, { name = \"X_A\", value = \"a\" }";
+    let text = format!("{LEAST}[identity]\nheaders = [{headers}]\n");
+    assert_eq!(reported(&text), ["identity.headers[0].value", "identity.headers[1].name"]);
+}
+
+#[test]
 fn an_origin_that_would_not_learn_who_calls_is_refused() {
     assert_eq!(reported(&format!("{LEAST}[identity]\npresets = []\n")), ["identity.presets"]);
 }

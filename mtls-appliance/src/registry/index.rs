@@ -3,6 +3,7 @@
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -14,8 +15,10 @@ use super::{Organisation, Registry};
 #[derive(Default)]
 pub(super) struct Index {
     organisations: Vec<Arc<Organisation>>,
-    /// How each organisation is called in reports.
-    titles: Vec<Box<str>>,
+    /// The files that were begun.
+    files: Vec<PathBuf>,
+    /// Each organisation's file, as a position in `files`, and how it is called in reports.
+    titles: Vec<(usize, Box<str>)>,
     codes: HashMap<Box<str>, usize>,
     serial_numbers: HashMap<Box<str>, usize>,
     /// Outermost prefixes by first address; no two overlap.
@@ -33,9 +36,14 @@ pub(super) enum Claim {
 }
 
 impl Index {
+    /// Begins a file; the organisations that come next are in it.
+    pub(super) fn begin_file(&mut self, file: &Path) {
+        self.files.push(file.to_owned());
+    }
+
     /// Begins an organisation, called `title` in reports; what is claimed next is its own.
     pub(super) fn begin(&mut self, title: String) {
-        self.titles.push(title.into());
+        self.titles.push((self.files.len().saturating_sub(1), title.into()));
     }
 
     /// Keeps the organisation that was begun last.
@@ -110,7 +118,11 @@ impl Index {
     }
 
     fn title(&self, owner: usize) -> Box<str> {
-        self.titles.get(owner).cloned().unwrap_or_default()
+        let Some((file, title)) = self.titles.get(owner) else { return Box::default() };
+        match self.files.get(*file) {
+            Some(path) if file + 1 < self.files.len() => format!("{title} of {}", path.display()).into(),
+            _ => title.clone(),
+        }
     }
 }
 

@@ -30,6 +30,7 @@ const EXAMPLE: &str = "[[organisation]] with codes = [\"A1AAAA0000\"], name = \"
 /// Adds a file's organisations to `index`.
 pub(super) fn parse(path: &Path, text: &str, index: &mut Index) -> Result<(), Mistakes> {
     let (document, root) = Document::parse(path, text)?;
+    index.begin_file(path);
     let mut file = File { document, index };
     file.read(root.get_ref());
     let mistakes = file.document.into_mistakes();

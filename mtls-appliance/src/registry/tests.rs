@@ -142,11 +142,11 @@ fn what_two_organisations_claim_is_refused_over_files_too() {
     let report = report(&[TWO, other]);
     for wanted in [
         "1.toml: 5 mistakes",
-        "line 2: organisation[0] (B1AAAA0000).codes[0] = \"B1AAAA0000\": this code belongs to organisation[0] (A1AAAA0000) already",
+        "line 2: organisation[0] (B1AAAA0000).codes[0] = \"B1AAAA0000\": this code belongs to organisation[0] (A1AAAA0000) of ",
         "line 4: organisation[0] (B1AAAA0000).serial_numbers[0] = \"123-45-67890\": this serial number belongs to",
         "sources[0] = \"10.77.2.128/26\": overlaps 10.77.2.0/24 of organisation[0] (A1AAAA0000)",
         "sources[1] = \"10.77.0.0/16\": overlaps 10.77.1.0/24 of organisation[1] (C1CCCC0000)",
-        "sources[2] = \"fd77:2::/64\": this prefix belongs to organisation[0] (A1AAAA0000) already",
+        "sources[2] = \"fd77:2::/64\": this prefix belongs to organisation[0] (A1AAAA0000) of ",
     ] {
         assert!(report.contains(wanted), "{wanted:?} is not in:\n{report}");
     }
@@ -160,6 +160,7 @@ fn a_prefix_that_encloses_another_organisations_is_refused_in_either_order() {
         )
     };
     let (wide, narrow) = (organisation("A1", "10.0.0.0/8"), organisation("B1", "10.1.2.3"));
+    assert!(report(&[&format!("{wide}{narrow}")]).contains("overlaps 10.0.0.0/8 of organisation[0] (A1); an address"));
     assert!(report(&[&wide, &narrow]).contains("overlaps 10.0.0.0/8 of organisation[0] (A1)"));
     assert!(report(&[&narrow, &wide]).contains("overlaps 10.1.2.3/32 of organisation[0] (B1)"));
     assert!(read(&[&wide, &organisation("B1", "11.0.0.0/8")]).is_ok());

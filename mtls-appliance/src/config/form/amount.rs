@@ -65,7 +65,7 @@ impl Form for Span {
             short if short < self.least => "too short",
             _ => "too long",
         };
-        document.wrong(key, value.span(), what, format!("give {}", self.describe()));
+        document.wrong(key, value.span(), what, format!("give a {}", self.describe().replace('`', "")));
         None
     }
 
@@ -106,7 +106,7 @@ impl Form for Size {
             return Some(bytes);
         }
         let what = if bytes < self.least { "too small" } else { "too large" };
-        document.wrong(key, value.span(), what, format!("give {}", self.describe()));
+        document.wrong(key, value.span(), what, format!("give a {}", self.describe().replace('`', "")));
         None
     }
 
