@@ -54,6 +54,8 @@ fn a_large_download_arrives_whole_in_every_framing(lab: &Lab) -> anyhow::Result<
     let line = appliance.wait_requests(1)?;
     ensure!(line["bytes_out"] == length, "{line}");
     must_be_spliced(&line)?;
+    // The other framings at a size that does not take minutes on an emulated machine.
+    let length = length.min(32 << 20);
     curl.ok(&format!("/chunked/{length}?size=100000"))?.must_be_pattern(length)?;
     curl.ok(&format!("/close/{length}"))?.must_be_pattern(length)
 }

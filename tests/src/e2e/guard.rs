@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use mtls_appliance_tests::harness::names::{EXIT_CONFIGURATION, EXIT_ENVIRONMENT, counter};
+use mtls_appliance_tests::harness::names::{EXIT_CONFIGURATION, EXIT_ENVIRONMENT, UNREGISTERED_SOURCE};
 use mtls_appliance_tests::harness::{Appliance, BpfFs, Deadline, Feature, Lab, Net, Origin, Place, Settings};
 use rustix::process::Signal;
 
@@ -73,9 +73,9 @@ fn an_unregistered_source_is_dropped_and_counted_and_a_registered_one_passes(lab
     let Guarded { net, origin, mut appliance, _bpf } = guarded(lab, "auto")?;
     ensure!(attached(&net)?, "{}", net.front_link()?);
     answers(lab, &net, Net::REGISTERED)?;
-    let before = appliance.counter(counter::GUARD_UNREGISTERED)?;
+    let before = appliance.guard_packets(UNREGISTERED_SOURCE)?;
     ensure!(!connects(&net, Net::UNREGISTERED)?, "an unregistered source connected");
-    appliance.wait_counter(counter::GUARD_UNREGISTERED, before + 1)?;
+    appliance.wait_guard_packets(UNREGISTERED_SOURCE, before + 1)?;
     // Even with a good certificate.
     let curl = lab.curl_at(&net.caller, at(Net::UNREGISTERED)?).identity("client-p256").seconds(2);
     let answer = curl.get("/headers")?;
@@ -89,9 +89,9 @@ fn an_unregistered_source_is_dropped_and_counted_and_a_registered_one_passes(lab
 fn ipv6_is_guarded_too(lab: &Lab) -> anyhow::Result<()> {
     let Guarded { net, appliance, _bpf, .. } = guarded(lab, "auto")?;
     answers(lab, &net, Net::REGISTERED_V6)?;
-    let before = appliance.counter(counter::GUARD_UNREGISTERED)?;
+    let before = appliance.guard_packets(UNREGISTERED_SOURCE)?;
     ensure!(!connects(&net, Net::UNREGISTERED_V6)?, "an unregistered source connected");
-    appliance.wait_counter(counter::GUARD_UNREGISTERED, before + 1).map(drop)
+    appliance.wait_guard_packets(UNREGISTERED_SOURCE, before + 1).map(drop)
 }
 
 fn other_traffic_passes(lab: &Lab) -> anyhow::Result<()> {
@@ -114,7 +114,7 @@ fn other_traffic_passes(lab: &Lab) -> anyhow::Result<()> {
         let (length, _) = receiver.recv_from(&mut buffer).with_context(|| format!("UDP to {address} did not pass"))?;
         ensure!(&buffer[..length] == b"hello");
     }
-    ensure!(appliance.counter(counter::GUARD_UNREGISTERED)? == 0, "{}", appliance.status()?);
+    ensure!(appliance.guard_packets(UNREGISTERED_SOURCE)? == 0, "{}", appliance.status()?);
     Ok(())
 }
 
@@ -134,7 +134,7 @@ fn a_reload_changes_who_gets_in(lab: &Lab) -> anyhow::Result<()> {
 fn killing_the_daemon_leaves_the_guard_attached_and_a_restart_takes_it_over(lab: &Lab) -> anyhow::Result<()> {
     let Guarded { net, mut appliance, _bpf, .. } = guarded(lab, "auto")?;
     ensure!(!connects(&net, Net::UNREGISTERED)?);
-    let before = appliance.wait_counter(counter::GUARD_UNREGISTERED, 1)?;
+    let before = appliance.wait_guard_packets(UNREGISTERED_SOURCE, 1)?;
     appliance.process().signal(Signal::KILL)?;
     appliance.process().wait(Deadline::seconds(10))?;
     ensure!(attached(&net)?, "the guard went with the daemon: {}", net.front_link()?);
@@ -147,7 +147,7 @@ fn killing_the_daemon_leaves_the_guard_attached_and_a_restart_takes_it_over(lab:
     ensure!(attached(&net)?);
     answers(lab, &net, Net::REGISTERED)?;
     ensure!(!connects(&net, Net::UNREGISTERED)?, "the restart opened the guard");
-    let after = appliance.counter(counter::GUARD_UNREGISTERED)?;
+    let after = appliance.guard_packets(UNREGISTERED_SOURCE)?;
     ensure!(after > before, "the counters did not survive: {before} before, {after} after");
     appliance.must_be_alive()
 }
@@ -169,7 +169,7 @@ fn generic_mode_guards_as_well(lab: &Lab) -> anyhow::Result<()> {
     ensure!(net.front_link()?.contains("xdpgeneric"), "{}", net.front_link()?);
     answers(lab, &net, Net::REGISTERED)?;
     ensure!(!connects(&net, Net::UNREGISTERED)?);
-    appliance.wait_counter(counter::GUARD_UNREGISTERED, 1).map(drop)
+    appliance.wait_guard_packets(UNREGISTERED_SOURCE, 1).map(drop)
 }
 
 fn an_interface_that_does_not_exist_is_refused(lab: &Lab) -> anyhow::Result<()> {

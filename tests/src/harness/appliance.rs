@@ -129,7 +129,6 @@ impl Appliance {
         wait_until(&format!("access-log line {count}"), Deadline::seconds(PATIENCE), || {
             Ok(self.events(event::REQUEST).get(count - 1).cloned())
         })
-        .with_context(|| self.process.transcript())
     }
 
     /// What `mtls-appliance status --json` says.
@@ -168,13 +167,25 @@ impl Appliance {
         Ok(failures.filter_map(|(_, value)| value.as_u64()).sum())
     }
 
-    /// Waits until a counter reaches a value.
+    /// How many packets the guard counted for a reason.
+    ///
+    /// # Errors
+    /// When `status` tells nothing of a guard, or of that reason.
+    pub fn guard_packets(&self, reason: &str) -> anyhow::Result<u64> {
+        let status = self.status()?;
+        let reasons = status["guard"]["counters"]["reasons"].as_array();
+        let reasons = reasons.with_context(|| format!("no counters in {}", status["guard"]))?;
+        let count = reasons.iter().find(|count| count["reason"] == reason);
+        count.and_then(|count| count["packets"].as_u64()).with_context(|| format!("no {reason} in {reasons:?}"))
+    }
+
+    /// Waits until the guard counted that many packets for a reason.
     ///
     /// # Errors
     /// When it does not in time.
-    pub fn wait_counter(&self, name: &str, at_least: u64) -> anyhow::Result<u64> {
-        wait_until(&format!("counter {name} to reach {at_least}"), Deadline::seconds(PATIENCE), || {
-            let value = self.counter(name)?;
+    pub fn wait_guard_packets(&self, reason: &str, at_least: u64) -> anyhow::Result<u64> {
+        wait_until(&format!("{at_least} packets counted as {reason}"), Deadline::seconds(PATIENCE), || {
+            let value = self.guard_packets(reason)?;
             Ok((value >= at_least).then_some(value))
         })
     }
@@ -185,7 +196,7 @@ impl Appliance {
     /// As said.
     pub fn must_be_alive(&mut self) -> anyhow::Result<()> {
         if !self.process.is_running()? {
-            bail!("the appliance ended\n{}", self.process.transcript());
+            bail!("the appliance ended");
         }
         self.status().map(drop)
     }
@@ -200,7 +211,6 @@ impl Appliance {
         wait_until("the log line of the reload", Deadline::seconds(PATIENCE), || {
             Ok(self.events(event::RELOAD).get(before).cloned())
         })
-        .with_context(|| self.process.transcript())
     }
 
     fn launch(lab: &Lab, place: &Place, configuration: &Path, environment: &[(&str, &str)]) -> anyhow::Result<Process> {

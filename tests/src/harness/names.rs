@@ -28,9 +28,10 @@ pub mod counter {
     pub const ORIGIN_CONNECTIONS: &str = "origin_connections";
     /// Bytes moved by splice.
     pub const BYTES_SPLICED: &str = "bytes_spliced";
-    /// Packets the guard dropped because no organisation owns their source.
-    pub const GUARD_UNREGISTERED: &str = "guard_dropped_unregistered";
 }
+
+/// The guard's reason for dropping what comes from a source that no organisation owns.
+pub const UNREGISTERED_SOURCE: &str = "unregistered_source";
 
 /// Fields of the `mydata` preset.
 pub mod mydata {

@@ -6,7 +6,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use rustix::process::{Pid, Signal};
 
 use super::{Deadline, Place, wait_until};
@@ -123,7 +123,7 @@ impl Process {
             }
             Ok(None)
         });
-        result.with_context(|| self.transcript())
+        result.map_err(|error| self.explain(error))
     }
 
     /// Waits for its end.
@@ -132,11 +132,19 @@ impl Process {
     /// When the deadline passes; the process is left running.
     pub fn wait(&mut self, deadline: Deadline) -> anyhow::Result<Finished> {
         let what = format!("the end of {}", self.name);
-        let status = wait_until(&what, deadline, || Ok(self.child.try_wait()?)).with_context(|| self.transcript())?;
+        let status = wait_until(&what, deadline, || Ok(self.child.try_wait()?)).map_err(|error| self.explain(error))?;
         self.stdout.finish();
         self.stderr.finish();
         let text = |lines: &Lines| lines.so_far().iter().map(|line| format!("{line}\n")).collect();
         Ok(Finished { status, stdout: text(&self.stdout), stderr: text(&self.stderr) })
+    }
+
+    /// Adds the transcript, unless it is kept anyway for whoever reports the failure.
+    fn explain(&self, error: anyhow::Error) -> anyhow::Error {
+        match self.transcript_file {
+            Some(_) => error,
+            None => anyhow!("{error:#}\n{}", self.transcript()),
+        }
     }
 
     /// The last lines of its output, for a failure's message.
