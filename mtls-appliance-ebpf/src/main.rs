@@ -5,10 +5,7 @@
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![cfg_attr(
     target_arch = "bpf",
-    expect(
-        unsafe_code,
-        reason = "the program's section and the licence's are chosen with unsafe attributes"
-    )
+    expect(unsafe_code, reason = "the program's section and the licence's are chosen with unsafe attributes")
 )]
 
 #[cfg(target_arch = "bpf")]

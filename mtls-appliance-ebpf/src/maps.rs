@@ -1,15 +1,11 @@
 //! The maps, and the verdict's view of one bank of them. Names and layouts are `common`'s.
-#![expect(
-    unsafe_code,
-    reason = "maps are declared with unsafe attributes; their cells are raw pointers"
-)]
+#![expect(unsafe_code, reason = "maps are declared with unsafe attributes; their cells are raw pointers")]
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, LpmTrie, PerCpuArray};
 use mtls_appliance_common::layout::{
-    Generation, MAX_ORGANISATIONS, MAX_PREFIXES, OrganisationSlot, PORT_WORDS, Policy,
-    REASON_SLOTS, port_bit,
+    Generation, MAX_ORGANISATIONS, MAX_PREFIXES, OrganisationSlot, PORT_WORDS, Policy, REASON_SLOTS, port_bit,
 };
 use mtls_appliance_common::{Address, Judgement, Tables};
 
@@ -71,19 +67,11 @@ impl Tables for Bank {
         match source {
             Address::V4(octets) => {
                 let key = Key::new(32, *octets);
-                if self.0 == 0 {
-                    GUARD_V4_0.get(&key)
-                } else {
-                    GUARD_V4_1.get(&key)
-                }
+                if self.0 == 0 { GUARD_V4_0.get(&key) } else { GUARD_V4_1.get(&key) }
             }
             Address::V6(octets) => {
                 let key = Key::new(128, *octets);
-                if self.0 == 0 {
-                    GUARD_V6_0.get(&key)
-                } else {
-                    GUARD_V6_1.get(&key)
-                }
+                if self.0 == 0 { GUARD_V6_0.get(&key) } else { GUARD_V6_1.get(&key) }
             }
         }
         .copied()

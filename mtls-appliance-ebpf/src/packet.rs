@@ -16,10 +16,7 @@ pub(crate) struct XdpPacket {
 impl XdpPacket {
     #[inline(always)]
     pub(crate) fn new(context: &XdpContext) -> XdpPacket {
-        XdpPacket {
-            start: context.data(),
-            end: context.data_end(),
-        }
+        XdpPacket { start: context.data(), end: context.data_end() }
     }
 }
 

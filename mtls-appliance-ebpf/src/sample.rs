@@ -1,8 +1,5 @@
 //! Tells the daemon's log about some of the drops: never one line per packet, a flood must not become a flood of logs.
-#![expect(
-    unsafe_code,
-    reason = "the shared word of the pace is a raw pointer; the clock is a kernel helper"
-)]
+#![expect(unsafe_code, reason = "the shared word of the pace is a raw pointer; the clock is a kernel helper")]
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::programs::XdpContext;

@@ -108,13 +108,8 @@ impl OrganisationSlot {
         if code.is_empty() {
             return None;
         }
-        padded
-            .get_mut(..code.len())?
-            .copy_from_slice(code.as_bytes());
-        Some(OrganisationSlot {
-            generation: generation.0,
-            code: padded,
-        })
+        padded.get_mut(..code.len())?.copy_from_slice(code.as_bytes());
+        Some(OrganisationSlot { generation: generation.0, code: padded })
     }
 
     /// The code; empty when the slot was never used.
@@ -139,10 +134,7 @@ impl OrganisationSlot {
         let mut code = [0; 16];
         code[..8].copy_from_slice(&words[1].to_ne_bytes());
         code[8..].copy_from_slice(&words[2].to_ne_bytes());
-        OrganisationSlot {
-            generation: words[0],
-            code,
-        }
+        OrganisationSlot { generation: words[0], code }
     }
 }
 
@@ -179,10 +171,7 @@ mod tests {
             assert_eq!(back.code(), code);
         }
         assert_eq!(OrganisationSlot::new(Generation(7), ""), None);
-        assert_eq!(
-            OrganisationSlot::new(Generation(7), "0123456789abcdefg"),
-            None
-        );
+        assert_eq!(OrganisationSlot::new(Generation(7), "0123456789abcdefg"), None);
     }
 
     #[test]

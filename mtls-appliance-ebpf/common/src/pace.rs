@@ -17,10 +17,7 @@ impl Pace {
     /// `events` per second on average, and at most one second's worth of them at once.
     pub const fn per_second(events: u32) -> Pace {
         if events == 0 {
-            return Pace {
-                interval_ns: 0,
-                burst_ns: 0,
-            };
+            return Pace { interval_ns: 0, burst_ns: 0 };
         }
         let interval_ns = 1_000_000_000 / events as u64;
         Pace {
@@ -82,14 +79,8 @@ mod tests {
     fn a_silence_saves_up_no_more_than_one_burst() {
         let pace = Pace::per_second(5);
         let mut word = 0;
-        assert_eq!(
-            admitted(pace, &mut word, core::iter::repeat_n(SECOND, 100)),
-            5
-        );
-        assert_eq!(
-            admitted(pace, &mut word, core::iter::repeat_n(1000 * SECOND, 100)),
-            5
-        );
+        assert_eq!(admitted(pace, &mut word, core::iter::repeat_n(SECOND, 100)), 5);
+        assert_eq!(admitted(pace, &mut word, core::iter::repeat_n(1000 * SECOND, 100)), 5);
     }
 
     #[test]

@@ -95,17 +95,8 @@ mod tests {
     fn names_are_unique_and_snake_case() {
         for (position, reason) in Reason::ALL.iter().enumerate() {
             let name = reason.name();
-            assert!(
-                name.bytes()
-                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'),
-                "{name}"
-            );
-            assert!(
-                Reason::ALL[..position]
-                    .iter()
-                    .all(|earlier| earlier.name() != name),
-                "{name}"
-            );
+            assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'), "{name}");
+            assert!(Reason::ALL[..position].iter().all(|earlier| earlier.name() != name), "{name}");
         }
     }
 }

@@ -94,11 +94,7 @@ pub fn judge(packet: &impl Packet, tables: &impl Tables) -> Judgement {
     let segment = match segment(packet) {
         Ok(segment) => segment,
         Err(reason) => {
-            return Judgement {
-                reason,
-                segment: None,
-                organisation: None,
-            };
+            return Judgement { reason, segment: None, organisation: None };
         }
     };
     let (reason, organisation) = if !tables.guards(&segment.destination, segment.destination_port) {
@@ -109,11 +105,7 @@ pub fn judge(packet: &impl Packet, tables: &impl Tables) -> Judgement {
             registered => (Reason::Registered, registered),
         }
     };
-    Judgement {
-        reason,
-        segment: Some(segment),
-        organisation,
-    }
+    Judgement { reason, segment: Some(segment), organisation }
 }
 
 /// Finds the TCP segment, or the reason why the packet is decided without one.
@@ -174,7 +166,9 @@ fn ipv4(packet: &impl Packet, at: usize) -> Result<Segment, Reason> {
 
 #[inline(always)]
 fn ipv6(packet: &impl Packet, at: usize) -> Result<Segment, Reason> {
-    let header: [u8; IPV6_HEADER] = packet.bytes(at).ok_or(Reason::MalformedIp)?;
+    let header: [u8; 8] = packet.bytes(at).ok_or(Reason::MalformedIp)?;
+    let source = packet.bytes(at + 8).ok_or(Reason::MalformedIp)?;
+    let destination = packet.bytes(at + 24).ok_or(Reason::MalformedIp)?;
     if header[0] >> 4 != 6 {
         return Err(Reason::MalformedIp);
     }
@@ -189,9 +183,7 @@ fn ipv6(packet: &impl Packet, at: usize) -> Result<Segment, Reason> {
             return Err(Reason::Ipv6HeaderLimit);
         }
         seen += 1;
-        let extension: [u8; 4] = packet
-            .bytes(at + IPV6_HEADER + walked)
-            .ok_or(incomplete(first_fragment))?;
+        let extension: [u8; 4] = packet.bytes(at + IPV6_HEADER + walked).ok_or(incomplete(first_fragment))?;
         // RFC 8200 section 4: in units of 8 bytes, not counting the first. RFC 4302 section 2.2: in units of 4 bytes, not
         // counting the first two. A fragment header's second byte is reserved, its length fixed.
         let length = match next {
@@ -219,26 +211,12 @@ fn ipv6(packet: &impl Packet, at: usize) -> Result<Segment, Reason> {
         return Err(short(first_fragment));
     }
     let (source_port, destination_port) = ports(packet, at + IPV6_HEADER + walked, first_fragment)?;
-    Ok(Segment {
-        source: Address::V6(address(&header, 8)),
-        destination: Address::V6(address(&header, 24)),
-        source_port,
-        destination_port,
-    })
+    Ok(Segment { source: Address::V6(source), destination: Address::V6(destination), source_port, destination_port })
 }
 
 #[inline(always)]
 const fn is_extension(next: u8) -> bool {
-    matches!(
-        next,
-        IPV6_HOP_BY_HOP | IPV6_ROUTING | IPV6_FRAGMENT | IPV6_AUTHENTICATION | IPV6_DESTINATION
-    )
-}
-
-/// The 16 bytes at `from`.
-#[inline(always)]
-fn address(header: &[u8; IPV6_HEADER], from: usize) -> [u8; 16] {
-    core::array::from_fn(|i| header[from + i])
+    matches!(next, IPV6_HOP_BY_HOP | IPV6_ROUTING | IPV6_FRAGMENT | IPV6_AUTHENTICATION | IPV6_DESTINATION)
 }
 
 /// Decides fragments other than the first, whose offset (in units of 8 bytes) is not 0.
@@ -254,30 +232,19 @@ fn later_fragment(offset: u16, protocol: u8) -> Result<(), Reason> {
 /// An IPv6 header chain that the packet does not hold in full.
 #[inline(always)]
 const fn incomplete(first_fragment: bool) -> Reason {
-    if first_fragment {
-        Reason::ShortFirstFragment
-    } else {
-        Reason::MalformedIp
-    }
+    if first_fragment { Reason::ShortFirstFragment } else { Reason::MalformedIp }
 }
 
 /// A TCP header that the packet does not hold up to its flags.
 #[inline(always)]
 const fn short(first_fragment: bool) -> Reason {
-    if first_fragment {
-        Reason::ShortFirstFragment
-    } else {
-        Reason::ShortTcp
-    }
+    if first_fragment { Reason::ShortFirstFragment } else { Reason::ShortTcp }
 }
 
 #[inline(always)]
 fn ports(packet: &impl Packet, at: usize, first_fragment: bool) -> Result<(u16, u16), Reason> {
     let tcp: [u8; TCP_UP_TO_FLAGS] = packet.bytes(at).ok_or(short(first_fragment))?;
-    Ok((
-        u16::from_be_bytes([tcp[0], tcp[1]]),
-        u16::from_be_bytes([tcp[2], tcp[3]]),
-    ))
+    Ok((u16::from_be_bytes([tcp[0], tcp[1]]), u16::from_be_bytes([tcp[2], tcp[3]])))
 }
 
 #[cfg(test)]

@@ -66,22 +66,13 @@ struct Ipv4<'a> {
 
 impl Default for Ipv4<'_> {
     fn default() -> Self {
-        Ipv4 {
-            source: STRANGER_V4,
-            protocol: 6,
-            options: 0,
-            fragment: 0,
-            total_length: None,
-            payload: &[],
-        }
+        Ipv4 { source: STRANGER_V4, protocol: 6, options: 0, fragment: 0, total_length: None, payload: &[] }
     }
 }
 
 fn ipv4(packet: Ipv4<'_>) -> Vec<u8> {
     let header = 20 + packet.options * 4;
-    let total = packet
-        .total_length
-        .unwrap_or((header + packet.payload.len()) as u16);
+    let total = packet.total_length.unwrap_or((header + packet.payload.len()) as u16);
     let mut bytes = vec![0x40 | (header / 4) as u8, 0];
     bytes.extend(total.to_be_bytes());
     bytes.extend([0x12, 0x34]);
@@ -140,9 +131,7 @@ fn check(rows: Vec<(&str, Reason, Vec<u8>)>) {
     let wrong: Vec<String> = rows
         .iter()
         .filter(|(_, expected, frame)| reason(frame) != *expected)
-        .map(|(name, expected, frame)| {
-            format!("{name}: {:?}, expected {expected:?}", reason(frame))
-        })
+        .map(|(name, expected, frame)| format!("{name}: {:?}, expected {expected:?}", reason(frame)))
         .collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
@@ -156,59 +145,29 @@ fn what_is_not_ip_passes() {
         ("LLDP", Reason::NotIp, ethernet(0x88cc, &[0; 28])),
         ("802.3 length", Reason::NotIp, ethernet(0x0040, &[0; 64])),
         ("PPPoE", Reason::NotIp, ethernet(0x8864, &[0; 64])),
-        (
-            "a tag and ARP",
-            Reason::NotIp,
-            tagged(&[0x8100], 0x0806, &[0; 28]),
-        ),
+        ("a tag and ARP", Reason::NotIp, tagged(&[0x8100], 0x0806, &[0; 28])),
         ("a tag cut short", Reason::NotIp, ethernet(0x8100, &[0; 3])),
     ]);
 }
 
 #[test]
 fn tags_are_looked_through_up_to_the_limit() {
-    let plain = ipv4(Ipv4 {
-        payload: &tcp(443),
-        ..Ipv4::default()
-    });
+    let plain = ipv4(Ipv4 { payload: &tcp(443), ..Ipv4::default() });
     let tags = [0x88a8, 0x8100, 0x8100, 0x8100, 0x8100];
     for count in 0..=5 {
-        let expected = if count <= 4 {
-            Reason::UnregisteredSource
-        } else {
-            Reason::NotIp
-        };
-        assert_eq!(
-            reason(&tagged(&tags[..count], 0x0800, &plain[14..])),
-            expected,
-            "{count} tags"
-        );
+        let expected = if count <= 4 { Reason::UnregisteredSource } else { Reason::NotIp };
+        assert_eq!(reason(&tagged(&tags[..count], 0x0800, &plain[14..])), expected, "{count} tags");
     }
     let known = ipv6(KNOWN_V6, &[], 6, &tcp(443));
-    assert_eq!(
-        reason(&tagged(&[0x88a8, 0x8100], 0x86dd, &known[14..])),
-        Reason::Registered
-    );
+    assert_eq!(reason(&tagged(&[0x88a8, 0x8100], 0x86dd, &known[14..])), Reason::Registered);
 }
 
 #[test]
 fn ipv4_that_is_not_tcp_or_not_ipv4_passes() {
-    let with = |protocol| {
-        ipv4(Ipv4 {
-            protocol,
-            payload: &tcp(443),
-            ..Ipv4::default()
-        })
-    };
-    let mut wrong_version = ipv4(Ipv4 {
-        payload: &tcp(443),
-        ..Ipv4::default()
-    });
+    let with = |protocol| ipv4(Ipv4 { protocol, payload: &tcp(443), ..Ipv4::default() });
+    let mut wrong_version = ipv4(Ipv4 { payload: &tcp(443), ..Ipv4::default() });
     wrong_version[14] = 0x65;
-    let mut short_header = ipv4(Ipv4 {
-        payload: &tcp(443),
-        ..Ipv4::default()
-    });
+    let mut short_header = ipv4(Ipv4 { payload: &tcp(443), ..Ipv4::default() });
     short_header[14] = 0x44;
     check(vec![
         ("ICMP", Reason::NotTcp, with(1)),
@@ -217,52 +176,22 @@ fn ipv4_that_is_not_tcp_or_not_ipv4_passes() {
         ("SCTP", Reason::NotTcp, with(132)),
         ("version 6", Reason::MalformedIp, wrong_version),
         ("header length 4", Reason::MalformedIp, short_header),
-        (
-            "header cut short",
-            Reason::MalformedIp,
-            with(6)[..33].to_vec(),
-        ),
+        ("header cut short", Reason::MalformedIp, with(6)[..33].to_vec()),
         ("no header", Reason::MalformedIp, ethernet(0x0800, &[])),
     ]);
 }
 
 #[test]
 fn tcp_is_judged_by_port_and_source() {
-    let v4 = |source, port| {
-        ipv4(Ipv4 {
-            source,
-            payload: &tcp(port),
-            ..Ipv4::default()
-        })
-    };
+    let v4 = |source, port| ipv4(Ipv4 { source, payload: &tcp(port), ..Ipv4::default() });
     let v6 = |source, port| ipv6(source, &[], 6, &tcp(port));
     check(vec![
-        (
-            "ssh from a stranger",
-            Reason::NotGuarded,
-            v4(STRANGER_V4, 22),
-        ),
-        (
-            "ssh from a stranger, IPv6",
-            Reason::NotGuarded,
-            v6(STRANGER_V6, 22),
-        ),
-        (
-            "a neighbour of a guarded port",
-            Reason::NotGuarded,
-            v4(STRANGER_V4, 444),
-        ),
+        ("ssh from a stranger", Reason::NotGuarded, v4(STRANGER_V4, 22)),
+        ("ssh from a stranger, IPv6", Reason::NotGuarded, v6(STRANGER_V6, 22)),
+        ("a neighbour of a guarded port", Reason::NotGuarded, v4(STRANGER_V4, 444)),
         ("stranger", Reason::UnregisteredSource, v4(STRANGER_V4, 443)),
-        (
-            "stranger, second port",
-            Reason::UnregisteredSource,
-            v4(STRANGER_V4, 8443),
-        ),
-        (
-            "stranger, IPv6",
-            Reason::UnregisteredSource,
-            v6(STRANGER_V6, 443),
-        ),
+        ("stranger, second port", Reason::UnregisteredSource, v4(STRANGER_V4, 8443)),
+        ("stranger, IPv6", Reason::UnregisteredSource, v6(STRANGER_V6, 443)),
         ("registered", Reason::Registered, v4(KNOWN_V4, 443)),
         ("registered, IPv6", Reason::Registered, v6(KNOWN_V6, 443)),
     ]);
@@ -270,135 +199,51 @@ fn tcp_is_judged_by_port_and_source() {
 
 #[test]
 fn a_judgement_says_what_it_was_made_from() {
-    let Judgement {
-        segment,
-        organisation,
-        ..
-    } = judge(
-        &Frame(&ipv4(Ipv4 {
-            source: KNOWN_V4,
-            payload: &tcp(443),
-            ..Ipv4::default()
-        })),
-        &Known,
-    );
+    let Judgement { segment, organisation, .. } =
+        judge(&Frame(&ipv4(Ipv4 { source: KNOWN_V4, payload: &tcp(443), ..Ipv4::default() })), &Known);
     let segment = segment.unwrap();
     assert_eq!(organisation, Some(4));
-    assert_eq!(
-        (segment.source, segment.destination),
-        (Address::V4(KNOWN_V4), Address::V4(OURS_V4))
-    );
-    assert_eq!(
-        (segment.source_port, segment.destination_port),
-        (0xc000, 443)
-    );
+    assert_eq!((segment.source, segment.destination), (Address::V4(KNOWN_V4), Address::V4(OURS_V4)));
+    assert_eq!((segment.source_port, segment.destination_port), (0xc000, 443));
 
-    let Judgement {
-        segment,
-        organisation,
-        ..
-    } = judge(&Frame(&ipv6(STRANGER_V6, &[], 6, &tcp(8443))), &Known);
+    let Judgement { segment, organisation, .. } = judge(&Frame(&ipv6(STRANGER_V6, &[], 6, &tcp(8443))), &Known);
     let segment = segment.unwrap();
     assert_eq!(organisation, None);
-    assert_eq!(
-        (segment.source, segment.destination),
-        (Address::V6(STRANGER_V6), Address::V6(OURS_V6))
-    );
+    assert_eq!((segment.source, segment.destination), (Address::V6(STRANGER_V6), Address::V6(OURS_V6)));
     assert_eq!(segment.destination_port, 8443);
 }
 
 #[test]
 fn ipv4_options_are_skipped() {
     for options in 0..=10 {
-        let stranger = ipv4(Ipv4 {
-            options,
-            payload: &tcp(443),
-            ..Ipv4::default()
-        });
-        assert_eq!(
-            reason(&stranger),
-            Reason::UnregisteredSource,
-            "{options} words of options"
-        );
-        let ssh = ipv4(Ipv4 {
-            options,
-            payload: &tcp(22),
-            ..Ipv4::default()
-        });
-        assert_eq!(
-            reason(&ssh),
-            Reason::NotGuarded,
-            "{options} words of options"
-        );
+        let stranger = ipv4(Ipv4 { options, payload: &tcp(443), ..Ipv4::default() });
+        assert_eq!(reason(&stranger), Reason::UnregisteredSource, "{options} words of options");
+        let ssh = ipv4(Ipv4 { options, payload: &tcp(22), ..Ipv4::default() });
+        assert_eq!(reason(&ssh), Reason::NotGuarded, "{options} words of options");
     }
 }
 
 #[test]
 fn ipv4_fragments() {
-    let with = |fragment, payload: &[u8]| {
-        ipv4(Ipv4 {
-            fragment,
-            payload,
-            ..Ipv4::default()
-        })
-    };
+    let with = |fragment, payload: &[u8]| ipv4(Ipv4 { fragment, payload, ..Ipv4::default() });
     let padded = |payload: &[u8]| {
         let mut frame = with(0x2000, payload);
         frame.resize(60, 0);
         frame
     };
-    let udp = |fragment| {
-        ipv4(Ipv4 {
-            protocol: 17,
-            fragment,
-            payload: &[0; 8],
-            ..Ipv4::default()
-        })
-    };
+    let udp = |fragment| ipv4(Ipv4 { protocol: 17, fragment, payload: &[0; 8], ..Ipv4::default() });
     check(vec![
-        (
-            "first, whole header",
-            Reason::UnregisteredSource,
-            with(0x2000, &tcp(443)),
-        ),
-        (
-            "first, up to the flags",
-            Reason::UnregisteredSource,
-            with(0x2000, &tcp(443)[..14]),
-        ),
-        (
-            "first, flags missing",
-            Reason::ShortFirstFragment,
-            with(0x2000, &tcp(443)[..13]),
-        ),
-        (
-            "first, 8 bytes",
-            Reason::ShortFirstFragment,
-            with(0x2000, &tcp(22)[..8]),
-        ),
-        (
-            "first, 8 bytes and padding",
-            Reason::ShortFirstFragment,
-            padded(&tcp(443)[..8]),
-        ),
+        ("first, whole header", Reason::UnregisteredSource, with(0x2000, &tcp(443))),
+        ("first, up to the flags", Reason::UnregisteredSource, with(0x2000, &tcp(443)[..14])),
+        ("first, flags missing", Reason::ShortFirstFragment, with(0x2000, &tcp(443)[..13])),
+        ("first, 8 bytes", Reason::ShortFirstFragment, with(0x2000, &tcp(22)[..8])),
+        ("first, 8 bytes and padding", Reason::ShortFirstFragment, padded(&tcp(443)[..8])),
         ("offset 1", Reason::FragmentOffsetOne, with(0x2001, &[0; 8])),
-        (
-            "offset 1, last",
-            Reason::FragmentOffsetOne,
-            with(0x0001, &[0; 8]),
-        ),
+        ("offset 1, last", Reason::FragmentOffsetOne, with(0x0001, &[0; 8])),
         ("offset 2", Reason::LaterFragment, with(0x2002, &[0; 8])),
         ("last", Reason::LaterFragment, with(0x1fff, &[0; 8])),
-        (
-            "do not fragment",
-            Reason::UnregisteredSource,
-            with(0x4000, &tcp(443)),
-        ),
-        (
-            "the evil bit (RFC 3514)",
-            Reason::UnregisteredSource,
-            with(0x8000, &tcp(443)),
-        ),
+        ("do not fragment", Reason::UnregisteredSource, with(0x4000, &tcp(443))),
+        ("the evil bit (RFC 3514)", Reason::UnregisteredSource, with(0x8000, &tcp(443))),
         ("UDP, first and short", Reason::NotTcp, udp(0x2000)),
         ("UDP, offset 1", Reason::NotTcp, udp(0x2001)),
     ]);
@@ -406,60 +251,21 @@ fn ipv4_fragments() {
 
 #[test]
 fn tcp_without_ports_is_dropped() {
-    let v4 = |length: usize| {
-        ipv4(Ipv4 {
-            payload: &tcp(443)[..length],
-            ..Ipv4::default()
-        })
-    };
-    let claims = |total_length| {
-        ipv4(Ipv4 {
-            total_length: Some(total_length),
-            payload: &tcp(443),
-            ..Ipv4::default()
-        })
-    };
+    let v4 = |length: usize| ipv4(Ipv4 { payload: &tcp(443)[..length], ..Ipv4::default() });
+    let claims = |total_length| ipv4(Ipv4 { total_length: Some(total_length), payload: &tcp(443), ..Ipv4::default() });
     check(vec![
         ("IPv4, nothing", Reason::ShortTcp, v4(0)),
         ("IPv4, ports only", Reason::ShortTcp, v4(4)),
         ("IPv4, flags missing", Reason::ShortTcp, v4(13)),
         ("IPv4, up to the flags", Reason::UnregisteredSource, v4(14)),
         ("IPv4, length claims less", Reason::ShortTcp, claims(33)),
-        (
-            "IPv4, length claims less than a header",
-            Reason::ShortTcp,
-            claims(1),
-        ),
-        (
-            "IPv4, length claims more",
-            Reason::UnregisteredSource,
-            claims(1500),
-        ),
-        (
-            "IPv4, length 0: receive offload",
-            Reason::UnregisteredSource,
-            claims(0),
-        ),
-        (
-            "IPv6, nothing",
-            Reason::ShortTcp,
-            ipv6(STRANGER_V6, &[], 6, &[]),
-        ),
-        (
-            "IPv6, flags missing",
-            Reason::ShortTcp,
-            ipv6(STRANGER_V6, &[], 6, &tcp(443)[..13]),
-        ),
-        (
-            "IPv6, length claims less",
-            Reason::ShortTcp,
-            ipv6_raw(STRANGER_V6, 6, 13, &tcp(443)),
-        ),
-        (
-            "IPv6, length 0: jumbogram",
-            Reason::UnregisteredSource,
-            ipv6_raw(STRANGER_V6, 6, 0, &tcp(443)),
-        ),
+        ("IPv4, length claims less than a header", Reason::ShortTcp, claims(1)),
+        ("IPv4, length claims more", Reason::UnregisteredSource, claims(1500)),
+        ("IPv4, length 0: receive offload", Reason::UnregisteredSource, claims(0)),
+        ("IPv6, nothing", Reason::ShortTcp, ipv6(STRANGER_V6, &[], 6, &[])),
+        ("IPv6, flags missing", Reason::ShortTcp, ipv6(STRANGER_V6, &[], 6, &tcp(443)[..13])),
+        ("IPv6, length claims less", Reason::ShortTcp, ipv6_raw(STRANGER_V6, 6, 13, &tcp(443))),
+        ("IPv6, length 0: jumbogram", Reason::UnregisteredSource, ipv6_raw(STRANGER_V6, 6, 0, &tcp(443))),
     ]);
 }
 
@@ -468,100 +274,38 @@ fn ipv6_that_is_not_tcp_or_not_ipv6_passes() {
     let mut wrong_version = ipv6(STRANGER_V6, &[], 6, &tcp(443));
     wrong_version[14] = 0x45;
     check(vec![
-        (
-            "neighbour solicitation",
-            Reason::NotTcp,
-            ipv6(STRANGER_V6, &[], 58, &[135, 0, 0, 0]),
-        ),
-        (
-            "multicast listener report",
-            Reason::NotTcp,
-            ipv6(STRANGER_V6, &[(0, options(0))], 58, &[143, 0]),
-        ),
+        ("neighbour solicitation", Reason::NotTcp, ipv6(STRANGER_V6, &[], 58, &[135, 0, 0, 0])),
+        ("multicast listener report", Reason::NotTcp, ipv6(STRANGER_V6, &[(0, options(0))], 58, &[143, 0])),
         ("UDP", Reason::NotTcp, ipv6(STRANGER_V6, &[], 17, &[0; 8])),
-        (
-            "no next header",
-            Reason::NotTcp,
-            ipv6(STRANGER_V6, &[(60, options(0))], 59, &[]),
-        ),
-        (
-            "ESP hides what follows",
-            Reason::NotTcp,
-            ipv6(STRANGER_V6, &[], 50, &tcp(443)),
-        ),
+        ("no next header", Reason::NotTcp, ipv6(STRANGER_V6, &[(60, options(0))], 59, &[])),
+        ("ESP hides what follows", Reason::NotTcp, ipv6(STRANGER_V6, &[], 50, &tcp(443))),
         ("version 4", Reason::MalformedIp, wrong_version),
-        (
-            "header cut short",
-            Reason::MalformedIp,
-            ipv6(STRANGER_V6, &[], 6, &[])[..53].to_vec(),
-        ),
-        (
-            "extension missing",
-            Reason::MalformedIp,
-            ipv6(STRANGER_V6, &[], 60, &[]),
-        ),
-        (
-            "extension longer than the packet",
-            Reason::MalformedIp,
-            ipv6(STRANGER_V6, &[(60, vec![9; 7])], 6, &[]),
-        ),
+        ("header cut short", Reason::MalformedIp, ipv6(STRANGER_V6, &[], 6, &[])[..53].to_vec()),
+        ("extension missing", Reason::MalformedIp, ipv6(STRANGER_V6, &[], 60, &[])),
+        ("extension longer than the packet", Reason::MalformedIp, ipv6(STRANGER_V6, &[(60, vec![9; 7])], 6, &[])),
     ]);
 }
 
 #[test]
 fn ipv6_extension_headers_are_walked_up_to_the_limit() {
     for count in 0..=8 {
-        let chain: Vec<_> = (0..count)
-            .map(|position| (if position == 0 { 0 } else { 60 }, options(position)))
-            .collect();
-        let expected = if count <= 6 {
-            Reason::UnregisteredSource
-        } else {
-            Reason::Ipv6HeaderLimit
-        };
-        assert_eq!(
-            reason(&ipv6(STRANGER_V6, &chain, 6, &tcp(443))),
-            expected,
-            "{count} headers"
-        );
-        let expected = if count <= 6 {
-            Reason::NotGuarded
-        } else {
-            Reason::Ipv6HeaderLimit
-        };
-        assert_eq!(
-            reason(&ipv6(STRANGER_V6, &chain, 6, &tcp(22))),
-            expected,
-            "{count} headers, ssh"
-        );
-        let expected = if count <= 6 {
-            Reason::NotTcp
-        } else {
-            Reason::Ipv6HeaderLimit
-        };
-        assert_eq!(
-            reason(&ipv6(STRANGER_V6, &chain, 58, &[128, 0])),
-            expected,
-            "{count} headers, ping"
-        );
+        let chain: Vec<_> =
+            (0..count).map(|position| (if position == 0 { 0 } else { 60 }, options(position))).collect();
+        let expected = if count <= 6 { Reason::UnregisteredSource } else { Reason::Ipv6HeaderLimit };
+        assert_eq!(reason(&ipv6(STRANGER_V6, &chain, 6, &tcp(443))), expected, "{count} headers");
+        let expected = if count <= 6 { Reason::NotGuarded } else { Reason::Ipv6HeaderLimit };
+        assert_eq!(reason(&ipv6(STRANGER_V6, &chain, 6, &tcp(22))), expected, "{count} headers, ssh");
+        let expected = if count <= 6 { Reason::NotTcp } else { Reason::Ipv6HeaderLimit };
+        assert_eq!(reason(&ipv6(STRANGER_V6, &chain, 58, &[128, 0])), expected, "{count} headers, ping");
     }
-    let authentication = (
-        51,
-        vec![
-            4, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12,
-        ],
-    );
+    let authentication = (51, vec![4, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
     check(vec![
         (
             "authentication header, in units of 4",
             Reason::UnregisteredSource,
             ipv6(STRANGER_V6, &[authentication], 6, &tcp(443)),
         ),
-        (
-            "routing header",
-            Reason::UnregisteredSource,
-            ipv6(STRANGER_V6, &[(43, options(2))], 6, &tcp(443)),
-        ),
+        ("routing header", Reason::UnregisteredSource, ipv6(STRANGER_V6, &[(43, options(2))], 6, &tcp(443))),
         (
             "the longest there can be",
             Reason::UnregisteredSource,
@@ -575,103 +319,39 @@ fn ipv6_fragments() {
     let with = |header, payload: &[u8]| ipv6(STRANGER_V6, &[(44, header)], 6, payload);
     let behind = |header| (60, header);
     check(vec![
-        (
-            "atomic (RFC 6946)",
-            Reason::UnregisteredSource,
-            with(fragment(0, false), &tcp(443)),
-        ),
-        (
-            "atomic, to ssh",
-            Reason::NotGuarded,
-            with(fragment(0, false), &tcp(22)),
-        ),
-        (
-            "first, whole header",
-            Reason::UnregisteredSource,
-            with(fragment(0, true), &tcp(443)),
-        ),
-        (
-            "first, registered",
-            Reason::Registered,
-            ipv6(KNOWN_V6, &[(44, fragment(0, true))], 6, &tcp(443)),
-        ),
-        (
-            "first, flags missing",
-            Reason::ShortFirstFragment,
-            with(fragment(0, true), &tcp(443)[..8]),
-        ),
-        (
-            "offset 1",
-            Reason::FragmentOffsetOne,
-            with(fragment(1, true), &[0; 8]),
-        ),
-        (
-            "offset 2",
-            Reason::LaterFragment,
-            with(fragment(2, true), &[0; 8]),
-        ),
-        (
-            "last",
-            Reason::LaterFragment,
-            with(fragment(0x1fff, false), &[0; 8]),
-        ),
-        (
-            "ICMP, offset 1",
-            Reason::LaterFragment,
-            ipv6(STRANGER_V6, &[(44, fragment(1, false))], 58, &[0; 8]),
-        ),
+        ("atomic (RFC 6946)", Reason::UnregisteredSource, with(fragment(0, false), &tcp(443))),
+        ("atomic, to ssh", Reason::NotGuarded, with(fragment(0, false), &tcp(22))),
+        ("first, whole header", Reason::UnregisteredSource, with(fragment(0, true), &tcp(443))),
+        ("first, registered", Reason::Registered, ipv6(KNOWN_V6, &[(44, fragment(0, true))], 6, &tcp(443))),
+        ("first, flags missing", Reason::ShortFirstFragment, with(fragment(0, true), &tcp(443)[..8])),
+        ("offset 1", Reason::FragmentOffsetOne, with(fragment(1, true), &[0; 8])),
+        ("offset 2", Reason::LaterFragment, with(fragment(2, true), &[0; 8])),
+        ("last", Reason::LaterFragment, with(fragment(0x1fff, false), &[0; 8])),
+        ("ICMP, offset 1", Reason::LaterFragment, ipv6(STRANGER_V6, &[(44, fragment(1, false))], 58, &[0; 8])),
         (
             "options behind the first fragment's header",
             Reason::UnregisteredSource,
-            ipv6(
-                STRANGER_V6,
-                &[(44, fragment(0, true)), behind(options(1))],
-                6,
-                &tcp(443),
-            ),
+            ipv6(STRANGER_V6, &[(44, fragment(0, true)), behind(options(1))], 6, &tcp(443)),
         ),
         (
             "header chain that goes on in the next fragment (RFC 7112)",
             Reason::ShortFirstFragment,
-            ipv6(
-                STRANGER_V6,
-                &[(44, fragment(0, true)), behind(options(1))],
-                6,
-                &[],
-            ),
+            ipv6(STRANGER_V6, &[(44, fragment(0, true)), behind(options(1))], 6, &[]),
         ),
         (
             "header chain cut in a header",
             Reason::ShortFirstFragment,
-            ipv6(
-                STRANGER_V6,
-                &[(44, fragment(0, true)), behind(vec![9; 7])],
-                6,
-                &[],
-            ),
+            ipv6(STRANGER_V6, &[(44, fragment(0, true)), behind(vec![9; 7])], 6, &[]),
         ),
-        (
-            "ICMP, first",
-            Reason::NotTcp,
-            ipv6(STRANGER_V6, &[(44, fragment(0, true))], 58, &[128, 0]),
-        ),
+        ("ICMP, first", Reason::NotTcp, ipv6(STRANGER_V6, &[(44, fragment(0, true))], 58, &[128, 0])),
     ]);
 }
 
 #[test]
 fn no_prefix_of_any_packet_panics_or_lets_a_stranger_reach_a_guarded_port() {
     let frames = [
-        ipv4(Ipv4 {
-            options: 3,
-            payload: &tcp(443),
-            ..Ipv4::default()
-        }),
-        ipv6(
-            STRANGER_V6,
-            &[(0, options(1)), (44, fragment(0, true)), (60, options(2))],
-            6,
-            &tcp(443),
-        ),
+        ipv4(Ipv4 { options: 3, payload: &tcp(443), ..Ipv4::default() }),
+        ipv6(STRANGER_V6, &[(0, options(1)), (44, fragment(0, true)), (60, options(2))], 6, &tcp(443)),
     ];
     for frame in &frames {
         for length in 0..=frame.len() {

@@ -1,0 +1,214 @@
+//! Attaching, as one transaction: either the guard is attached and pinned, or everything is as it was.
+//!
+//! The order: what can fail without a trace first (privileges, interface, folder, load, fill), then the pins beside their
+//! places, then the link, then the pins into their places. A guard that an earlier run left is replaced through its pinned
+//! link, which the kernel does between two packets.
+
+use std::os::fd::AsFd;
+use std::sync::Mutex;
+
+use aya::EbpfLoader;
+use aya::programs::links::FdLink;
+use aya::programs::xdp::{XdpError, XdpLink};
+use aya::programs::{ProgramError, Xdp, XdpMode, loaded_programs};
+
+use super::error::chain;
+use super::loaded::{load_object, load_program, program};
+use super::netlink::{self, Interface, ModeFlag, XdpAttachment};
+use super::pins::{Pins, Undo};
+use super::tables::Tables;
+use super::{AttachedMode, DropLog, Guard, GuardError, contents, environment, object};
+use crate::config::{self, GuardMode};
+use crate::registry::Registry;
+
+pub(super) fn attach(config: &config::Guard, registry: &Registry) -> Result<Guard, GuardError> {
+    object::required()?;
+    environment::check_privileges()?;
+    let interface = environment::find_interface(&config.interface)?;
+    environment::check_pin_dir(&config.pin_dir)?;
+
+    let pins = Pins::new(&config.pin_dir, &config.interface);
+    // A link whose program is not on the interface belongs to one that was removed or renamed since.
+    let earlier = pins.existing_link().filter(|(link, _)| holds(link, &interface));
+    match (&earlier, interface.xdp) {
+        (None, Some(attachment)) => return Err(occupied(&interface, attachment)),
+        (Some(_), Some(attachment)) => check_mode(config, attachment)?,
+        (_, None) => {}
+    }
+
+    let mut undo = Undo::default();
+    pins.create_folder(&mut undo)?;
+    let mut ebpf = load_object(&mut EbpfLoader::new())?;
+    let keep_maps = pins.maps_fit(&ebpf)?;
+    if keep_maps {
+        let mut loader = EbpfLoader::new();
+        pins.reuse(&mut loader);
+        ebpf = load_object(&mut loader)?;
+    }
+    load_program(&mut ebpf)?;
+    if !keep_maps {
+        pins.stage(&ebpf, &mut undo)?;
+    }
+    let log = DropLog::take(&mut ebpf)?;
+    let mut tables = Tables::take(&mut ebpf)?;
+    let filled = tables.fill(contents(config, registry))?;
+    if !keep_maps {
+        // Nobody reads these maps yet.
+        tables.activate(filled)?;
+    }
+
+    let program = program(&mut ebpf)?;
+    let program_id = program.info().map_err(GuardError::kernel("asking about the program"))?.id();
+    let taken_over = earlier.is_some();
+    let (mode, why) = match earlier {
+        Some((link, path)) => {
+            let doing = "replacing the program of the guard that an earlier run left";
+            let link = XdpLink::try_from(link).map_err(GuardError::kernel(doing))?;
+            let id = program.attach_to_link(link).map_err(GuardError::kernel(doing))?;
+            if !keep_maps {
+                pins.unstage(&mut undo)?;
+            }
+            pins.adopt_link(&path)?;
+            // The pin holds the link; this handle is not needed any more.
+            drop(program.take_link(id));
+            let native = interface.xdp.is_some_and(|xdp| xdp.mode == "native");
+            let mode = if native { AttachedMode::Native } else { AttachedMode::Generic };
+            (mode, "as the earlier run that it was taken over from".to_owned())
+        }
+        None => {
+            let (link, mode, why) = attach_anew(program, config, &interface)?;
+            if !keep_maps {
+                pins.unstage(&mut undo)?;
+            }
+            pins.remove_dead_link()?;
+            // From here on the pin holds the link, and this handle is not needed any more.
+            link.pin(pins.link()).map_err(GuardError::kernel("pinning the link"))?;
+            (mode, why)
+        }
+    };
+    undo.commit();
+    if keep_maps {
+        tables.activate(filled)?;
+    }
+    if let Err(error) = pins.remove_other_versions() {
+        log::warn!(target: "guard", "pins of another version stay in {}: {error}", config.pin_dir.display());
+    }
+    Ok(Guard {
+        config: config.clone(),
+        interface_index: interface.index,
+        mode,
+        why,
+        program_id,
+        taken_over,
+        pins,
+        tables: Mutex::new((tables, filled)),
+        log: Mutex::new(Some(log)),
+    })
+}
+
+/// Whether this link's program is the one on the interface.
+fn holds(link: &FdLink, interface: &Interface) -> bool {
+    let program = link.info().map(|info| info.program_id()).ok();
+    program.is_some() && program == interface.xdp.map(|xdp| xdp.program_id)
+}
+
+fn occupied(interface: &Interface, attachment: XdpAttachment) -> GuardError {
+    let program = loaded_programs()
+        .flatten()
+        .find(|info| info.id() == attachment.program_id)
+        .and_then(|info| info.name_as_str().map(str::to_owned));
+    GuardError::Occupied { interface: interface.name.clone(), program: program.unwrap_or_default(), attachment }
+}
+
+fn check_mode(config: &config::Guard, attachment: XdpAttachment) -> Result<(), GuardError> {
+    let wanted = mode_name(config.mode);
+    if config.mode == GuardMode::Auto || wanted == attachment.mode {
+        return Ok(());
+    }
+    Err(GuardError::OtherMode { interface: config.interface.clone(), wanted, attached: attachment.mode })
+}
+
+fn mode_name(mode: GuardMode) -> &'static str {
+    match mode {
+        GuardMode::Auto => "auto",
+        GuardMode::Native => "native",
+        GuardMode::Generic => "generic",
+    }
+}
+
+/// Attaches in the configured mode; the link, the mode and why it is that one.
+fn attach_anew(
+    program: &mut Xdp,
+    config: &config::Guard,
+    interface: &Interface,
+) -> Result<(FdLink, AttachedMode, String), GuardError> {
+    let failed =
+        |message| GuardError::Attach { interface: interface.name.clone(), mode: mode_name(config.mode), message };
+    let resolve = |refusal| match refusal {
+        Refusal::Occupied => match environment::find_interface(&interface.name)?.xdp {
+            Some(attachment) => Err(occupied(interface, attachment)),
+            None => Err(failed("the kernel says that another XDP program is attached".to_owned())),
+        },
+        Refusal::Driver(message) => Ok(message),
+    };
+    if config.mode == GuardMode::Generic {
+        return match attach_as(program, interface.index, AttachedMode::Generic) {
+            Ok(link) => Ok((link, AttachedMode::Generic, "as configured".to_owned())),
+            Err(refusal) => Err(failed(resolve(refusal)?)),
+        };
+    }
+    let native = match attach_as(program, interface.index, AttachedMode::Native) {
+        Ok(link) => return Ok((link, AttachedMode::Native, "the driver takes XDP programs".to_owned())),
+        Err(refusal) => resolve(refusal)?,
+    };
+    if config.mode == GuardMode::Native {
+        return Err(failed(native));
+    }
+    match attach_as(program, interface.index, AttachedMode::Generic) {
+        Ok(link) => Ok((link, AttachedMode::Generic, format!("native mode was refused: {native}"))),
+        Err(refusal) => Err(failed(format!("native: {native}; generic: {}", resolve(refusal)?))),
+    }
+}
+
+/// Why an interface does not take the program.
+enum Refusal {
+    /// It has one.
+    Occupied,
+    /// In the driver's words, else the kernel's.
+    Driver(String),
+}
+
+fn attach_as(program: &mut Xdp, interface: u32, mode: AttachedMode) -> Result<FdLink, Refusal> {
+    let (xdp_mode, flag) = match mode {
+        AttachedMode::Native => (XdpMode::Driver, ModeFlag::Native),
+        AttachedMode::Generic => (XdpMode::Skb, ModeFlag::Generic),
+    };
+    let link = program
+        .attach_to_if_index(interface, xdp_mode)
+        .and_then(|id| program.take_link(id))
+        .map_err(|error| refusal(program, interface, flag, &error))?;
+    FdLink::try_from(link).map_err(|error| {
+        // A kernel without XDP links, where the program was attached in another way that does not outlive this process.
+        let detached = netlink::detach(interface, flag).err().map(|error| error.to_string());
+        Refusal::Driver(detached.unwrap_or_else(|| format!("the kernel has no BPF links for XDP: {error}")))
+    })
+}
+
+fn refusal(program: &Xdp, interface: u32, flag: ModeFlag, error: &ProgramError) -> Refusal {
+    let number = match error {
+        ProgramError::SyscallError(error) => error.io_error.raw_os_error(),
+        ProgramError::XdpError(XdpError::NetlinkError(error)) => error.raw_os_error(),
+        _ => None,
+    };
+    if matches!(number, Some(libc::EBUSY | libc::EEXIST)) {
+        return Refusal::Occupied;
+    }
+    let objection = program.fd().ok().and_then(|fd| netlink::objection(interface, fd.as_fd(), flag));
+    Refusal::Driver(match (objection, number) {
+        (Some(objection), Some(number)) => {
+            format!("{objection} ({})", std::io::Error::from_raw_os_error(number))
+        }
+        (Some(objection), None) => objection,
+        (None, _) => chain(error),
+    })
+}

@@ -1,0 +1,164 @@
+//! What can go wrong with the guard, each with the way out.
+
+use std::error::Error;
+use std::io;
+use std::path::PathBuf;
+
+use mtls_appliance_common::layout::{MAX_ORGANISATIONS, MAX_PREFIXES};
+
+use super::netlink::XdpAttachment;
+
+/// Why the guard could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GuardError {
+    /// The build has no XDP program.
+    #[error("this build has no XDP program in it: build with `cargo xtask build`, or remove the [guard] table")]
+    NoProgram,
+    /// Capabilities are missing.
+    #[error(
+        "the guard needs {} which this process lacks: run it as root, or grant CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON \
+         (systemd: AmbientCapabilities=)",
+        missing.join(" and ")
+    )]
+    Privileges {
+        /// Their names.
+        missing: Vec<&'static str>,
+    },
+    /// No such interface.
+    #[error(
+        "guard.interface = {name:?}: there is no such network interface; there are: {}",
+        if known.is_empty() { "none".to_owned() } else { known.join(", ") }
+    )]
+    UnknownInterface {
+        /// As configured.
+        name: String,
+        /// The ones there are.
+        known: Vec<String>,
+    },
+    /// The kernel would not say what interfaces there are.
+    #[error(
+        "the kernel does not answer questions about network interfaces: {0}; under systemd, RestrictAddressFamilies= must \
+         include AF_NETLINK"
+    )]
+    Netlink(#[source] io::Error),
+    /// The kernel has no BPF, or does not let us use it.
+    #[error(
+        "the kernel refuses BPF: {0}; it needs CONFIG_BPF_SYSCALL, and kernel lockdown or a container must not forbid it"
+    )]
+    NoBpf(String),
+    /// The pins cannot live where they should.
+    #[error("guard.pin_dir = {:?}: {problem}", path.display())]
+    PinDir {
+        /// As configured.
+        path: PathBuf,
+        /// What is wrong and how to mend it.
+        problem: String,
+    },
+    /// Somebody else is on the interface.
+    #[error(
+        "guard.interface = {interface:?}: another XDP program is attached to it ({}, id {}, {} mode), and one interface \
+         carries one: {}, or guard another interface",
+        if program.is_empty() { "without a name" } else { program },
+        attachment.program_id,
+        attachment.mode,
+        if program == mtls_appliance_common::layout::PROGRAM {
+            "it is a guard that guard.pin_dir does not know: stop the appliance that attached it or set guard.pin_dir to its"
+        } else {
+            "end the tool that attached it (`ip link set dev INTERFACE xdp off` removes one that was not pinned)"
+        }
+    )]
+    Occupied {
+        /// The interface.
+        interface: String,
+        /// The kernel's name of the program.
+        program: String,
+        /// How it is attached.
+        attachment: XdpAttachment,
+    },
+    /// A guard of an earlier run is attached in another way than configured.
+    #[error(
+        "guard.mode = {wanted:?}, but the guard of an earlier run is attached to {interface} in {attached} mode: run \
+         `mtls-appliance detach` and start again, or set guard.mode = \"auto\""
+    )]
+    OtherMode {
+        /// The interface.
+        interface: String,
+        /// As configured.
+        wanted: &'static str,
+        /// As it is.
+        attached: &'static str,
+    },
+    /// The interface does not take an XDP program.
+    #[error(
+        "guard.interface = {interface:?}, guard.mode = {mode:?}: the program cannot be attached: {message}; a lower MTU \
+         (`ip link set dev {interface} mtu 1500`), fewer queues (`ethtool -L`) or LRO off (`ethtool -K {interface} lro \
+         off`) can be what the driver wants; guard.mode = \"auto\" takes generic mode where native is not possible"
+    )]
+    Attach {
+        /// The interface.
+        interface: String,
+        /// As configured.
+        mode: &'static str,
+        /// What the driver says.
+        message: String,
+    },
+    /// The kernel does not accept the program.
+    #[error("the kernel does not accept the XDP program: {0}")]
+    Load(String),
+    /// Too many prefixes.
+    #[error(
+        "the registry has {count} IPv{family} prefixes, the guard takes {MAX_PREFIXES}: merge neighbouring prefixes"
+    )]
+    TooManyPrefixes {
+        /// 4 or 6.
+        family: u8,
+        /// How many there are.
+        count: usize,
+    },
+    /// Too many organisations.
+    #[error("the registry has more organisations than the guard has counters for ({MAX_ORGANISATIONS})")]
+    TooManyOrganisations,
+    /// A map operation failed.
+    #[error("{doing}: {message}")]
+    Kernel {
+        /// What was being done.
+        doing: &'static str,
+        /// What the kernel said.
+        message: String,
+    },
+}
+
+impl GuardError {
+    /// Whether the operator's configuration is to blame, not the machine it runs on.
+    pub fn is_configuration(&self) -> bool {
+        matches!(
+            self,
+            GuardError::UnknownInterface { .. }
+                | GuardError::OtherMode { .. }
+                | GuardError::TooManyPrefixes { .. }
+                | GuardError::TooManyOrganisations
+        )
+    }
+
+    /// An error of the kernel while `doing` something; for `map_err`.
+    pub(super) fn kernel<E: Error>(doing: &'static str) -> impl FnOnce(E) -> GuardError {
+        move |error| GuardError::Kernel { doing, message: chain(&error) }
+    }
+}
+
+/// An error and all its causes on one line; a verifier's log is cut to its end, where the reason is.
+pub(super) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = error.source();
+    }
+    let lines: Vec<&str> = text.lines().collect();
+    if lines.len() > 12 { format!("{}\n...\n{}", lines[0], lines[lines.len() - 10..].join("\n")) } else { text }
+}

@@ -1,0 +1,111 @@
+//! The program in the kernel, attached to nothing: for asking it about single packets.
+
+use std::time::Duration;
+
+use aya::programs::{ProgramError, TestRun, TestRunOptions, Xdp};
+use aya::{Ebpf, EbpfLoader};
+use mtls_appliance_common::layout::PROGRAM;
+
+use super::error::chain;
+use super::tables::Tables;
+use super::{DropLog, GuardCounters, GuardError, contents, environment, object};
+use crate::config;
+use crate::registry::Registry;
+
+/// The program and its maps, loaded but not attached: packets are run through it one by one.
+#[derive(Debug)]
+pub struct LoadedGuard {
+    ebpf: Ebpf,
+    tables: Tables,
+    log: DropLog,
+    config: config::Guard,
+}
+
+impl LoadedGuard {
+    /// Loads the program with these ports and this registry. Neither the interface nor the pins of `config` are looked at.
+    ///
+    /// # Errors
+    /// Missing capabilities, a kernel without BPF, a verifier that refuses.
+    pub fn load(config: &config::Guard, registry: &Registry) -> Result<LoadedGuard, GuardError> {
+        environment::check_privileges()?;
+        let mut ebpf = load_object(&mut EbpfLoader::new())?;
+        load_program(&mut ebpf)?;
+        let log = DropLog::take(&mut ebpf)?;
+        let tables = Tables::take(&mut ebpf)?;
+        let mut guard = LoadedGuard { ebpf, tables, log, config: config.clone() };
+        guard.update_registry(registry)?;
+        Ok(guard)
+    }
+
+    /// As [`super::Guard::update_registry`].
+    ///
+    /// # Errors
+    /// When the registry is too large or the kernel refuses.
+    pub fn update_registry(&mut self, registry: &Registry) -> Result<(), GuardError> {
+        let filled = self.tables.fill(contents(&self.config, registry))?;
+        self.tables.activate(filled)
+    }
+
+    /// Runs the program over a packet, `repeat` times: what it returned (`XDP_DROP` is 1, `XDP_PASS` 2) and how long one run
+    /// took on average.
+    ///
+    /// # Errors
+    /// When the kernel refuses: it wants at least an Ethernet header and at most a page.
+    pub fn run(&mut self, packet: &[u8], repeat: u32) -> Result<(u32, Duration), GuardError> {
+        let result = program(&mut self.ebpf)?
+            .test_run(TestRunOptions { data_in: Some(packet), repeat, ..TestRunOptions::default() })
+            .map_err(GuardError::kernel("running the program over a packet"))?;
+        Ok((result.return_value, result.duration))
+    }
+
+    /// As [`super::Guard::counters`].
+    ///
+    /// # Errors
+    /// When the kernel does not let them be read.
+    pub fn counters(&self) -> Result<GuardCounters, GuardError> {
+        self.tables.counters()
+    }
+
+    /// Logs the sampled drops so far.
+    pub fn flush_log(&mut self) {
+        self.log.flush();
+    }
+
+    /// How many instructions the verifier looked at; `None` before Linux 5.16.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn verified_instructions(&mut self) -> Result<Option<u32>, GuardError> {
+        let info = program(&mut self.ebpf)?.info().map_err(GuardError::kernel("asking about the program"))?;
+        Ok(info.verified_instruction_count())
+    }
+}
+
+/// Creates or reuses the maps.
+pub(super) fn load_object(loader: &mut EbpfLoader<'_>) -> Result<Ebpf, GuardError> {
+    loader.load(object::required()?).map_err(|error| {
+        let message = chain(&error);
+        if message.contains("os error 38") || message.contains("os error 1)") {
+            GuardError::NoBpf(message)
+        } else {
+            GuardError::Load(message)
+        }
+    })
+}
+
+/// Lets the kernel verify the program.
+pub(super) fn load_program(ebpf: &mut Ebpf) -> Result<(), GuardError> {
+    program(ebpf)?.load().map_err(|error| match &error {
+        ProgramError::LoadError { io_error, .. } if io_error.raw_os_error() == Some(libc::EPERM) => {
+            GuardError::NoBpf(io_error.to_string())
+        }
+        _ => GuardError::Load(chain(&error)),
+    })
+}
+
+pub(super) fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, GuardError> {
+    ebpf.program_mut(PROGRAM)
+        .ok_or(ProgramError::UnexpectedProgramType)
+        .and_then(TryInto::try_into)
+        .map_err(GuardError::kernel("looking for the program in its object"))
+}

@@ -1,0 +1,284 @@
+//! Where the guard outlives the daemon: pins on a BPF file system.
+//!
+//! `PIN_DIR/vLAYOUT/INTERFACE/` holds one pin per map and the pin of the link, `link`. A kernel reuses a pinned map without a
+//! look at its layout, so the layouts are compared here, and maps that do not fit are replaced as a whole.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use aya::maps::{Map, MapData, MapError, MapInfo};
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::{Ebpf, EbpfLoader};
+use mtls_appliance_common::layout::{LAYOUT_VERSION, map};
+
+use super::GuardError;
+
+/// The maps that are pinned. Others (the ring of log records) are the daemon's own.
+pub(super) const PINNED_MAPS: [&str; 11] = [
+    map::ACTIVE,
+    map::POLICY,
+    map::PORTS,
+    map::V4[0],
+    map::V4[1],
+    map::V6[0],
+    map::V6[1],
+    map::REASONS,
+    map::ORGANISATIONS,
+    map::ORGANISATION_SLOTS,
+    map::SAMPLE,
+];
+
+const LINK: &str = "link";
+/// Before the name of a map that is not in its place yet.
+const STAGED: &str = "new-";
+
+/// The pins of one interface.
+#[derive(Debug, Clone)]
+pub(super) struct Pins {
+    base: PathBuf,
+    folder: PathBuf,
+    interface: String,
+}
+
+impl Pins {
+    pub(super) fn new(base: &Path, interface: &str) -> Pins {
+        // A BPF file system refuses names with a dot, VLAN interfaces have one.
+        let interface = interface.replace('%', "%25").replace('.', "%2e");
+        Pins { base: base.to_owned(), folder: base.join(format!("v{LAYOUT_VERSION}")).join(&interface), interface }
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub(super) fn link(&self) -> PathBuf {
+        self.folder.join(LINK)
+    }
+
+    fn map(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// Makes the folder; what was made is noted in `undo`.
+    pub(super) fn create_folder(&self, undo: &mut Undo) -> Result<(), GuardError> {
+        let mut missing: Vec<&Path> = self.folder.ancestors().take_while(|path| !path.exists()).collect();
+        while let Some(path) = missing.pop() {
+            std::fs::create_dir(path).map_err(|error| self.refused(&error))?;
+            undo.folders.push(path.to_owned());
+        }
+        for name in PINNED_MAPS {
+            // Left by a process that was killed between staging and moving.
+            match std::fs::remove_file(self.map(&format!("{STAGED}{name}"))) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(self.refused(&error)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn refused(&self, error: &io::Error) -> GuardError {
+        let problem = match error.raw_os_error() {
+            Some(libc::EROFS) => {
+                "read-only: under systemd, ProtectKernelTunables= must be off or ReadWritePaths= name it".to_owned()
+            }
+            _ => format!("{error}: the process must be able to write there"),
+        };
+        GuardError::PinDir { path: self.base.clone(), problem }
+    }
+
+    /// Whether every map is pinned with the layout that it has in `fresh`.
+    pub(super) fn maps_fit(&self, fresh: &Ebpf) -> Result<bool, GuardError> {
+        for name in PINNED_MAPS {
+            let Ok(pinned) = MapInfo::from_pin(self.map(name)) else {
+                return Ok(false);
+            };
+            let wanted = map_data(fresh, name)?.info().map_err(GuardError::kernel("reading the layout of a map"))?;
+            if Shape::of(&pinned)? != Shape::of(&wanted)? {
+                log::warn!(target: "guard", "the pinned map {name} has another layout: maps and counters start anew");
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Lets the loader take the maps from their pins.
+    pub(super) fn reuse(&self, loader: &mut EbpfLoader<'_>) {
+        for name in PINNED_MAPS {
+            loader.map_pin_path(name, self.map(name));
+        }
+    }
+
+    /// Pins the maps beside their places.
+    pub(super) fn stage(&self, ebpf: &Ebpf, undo: &mut Undo) -> Result<(), GuardError> {
+        for name in PINNED_MAPS {
+            let path = self.map(&format!("{STAGED}{name}"));
+            map_data(ebpf, name)?.pin(&path).map_err(GuardError::kernel("pinning a map"))?;
+            undo.files.push(path);
+        }
+        Ok(())
+    }
+
+    /// Moves staged maps to their places, over older ones.
+    pub(super) fn unstage(&self, undo: &mut Undo) -> Result<(), GuardError> {
+        for name in PINNED_MAPS {
+            let (from, to) = (self.map(&format!("{STAGED}{name}")), self.map(name));
+            std::fs::rename(&from, &to).map_err(|error| self.refused(&error))?;
+            undo.files.push(to);
+        }
+        Ok(())
+    }
+
+    /// The pinned link: this version's, else that of another version of the layout.
+    pub(super) fn existing_link(&self) -> Option<(FdLink, PathBuf)> {
+        std::iter::once(self.folder.clone())
+            .chain(self.other_versions())
+            .map(|folder| folder.join(LINK))
+            .find_map(|path| Some((PinnedLink::from_pin(&path).ok()?.into(), path)))
+    }
+
+    /// Removes the pin of a link that does not hold the interface any more: it was removed or renamed.
+    pub(super) fn remove_dead_link(&self) -> Result<(), GuardError> {
+        match std::fs::remove_file(self.link()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.refused(&error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Moves a link that another version pinned to its place here.
+    pub(super) fn adopt_link(&self, from: &Path) -> Result<(), GuardError> {
+        if from == self.link() {
+            return Ok(());
+        }
+        std::fs::rename(from, self.link()).map_err(|error| self.refused(&error))
+    }
+
+    /// Removes what other versions of the layout left for this interface.
+    pub(super) fn remove_other_versions(&self) -> io::Result<Vec<PathBuf>> {
+        let mut removed = Vec::new();
+        for folder in self.other_versions() {
+            removed.extend(remove_folder(&folder)?);
+        }
+        Ok(removed)
+    }
+
+    /// Removes everything of this interface; the program is detached with its link.
+    pub(super) fn remove_all(&self) -> Result<Vec<PathBuf>, GuardError> {
+        let mut removed = remove_folder(&self.folder).map_err(|error| self.refused(&error))?;
+        removed.extend(self.remove_other_versions().map_err(|error| self.refused(&error))?);
+        let _ = std::fs::remove_dir(&self.base);
+        Ok(removed)
+    }
+
+    fn other_versions(&self) -> impl Iterator<Item = PathBuf> {
+        std::fs::read_dir(&self.base)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter(|entry| entry.file_name().to_string_lossy().starts_with('v'))
+            .map(|entry| entry.path().join(&self.interface))
+            .filter(|folder| *folder != self.folder && folder.is_dir())
+    }
+}
+
+/// Removes the link first, so that the program never runs without its pins.
+fn remove_folder(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut paths = match std::fs::read_dir(folder) {
+        Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    paths.sort_by_key(|path| path.file_name() != Some(LINK.as_ref()));
+    for path in &paths {
+        std::fs::remove_file(path)?;
+    }
+    std::fs::remove_dir(folder)?;
+    if let Some(version) = folder.parent() {
+        let _ = std::fs::remove_dir(version); // stays when another interface has pins in it
+    }
+    Ok(paths)
+}
+
+/// What would be left behind by a failure; removed on drop unless it [succeeded](Undo::commit).
+#[derive(Debug, Default)]
+pub(super) struct Undo {
+    files: Vec<PathBuf>,
+    folders: Vec<PathBuf>,
+}
+
+impl Undo {
+    pub(super) fn commit(mut self) {
+        self.files.clear();
+        self.folders.clear();
+    }
+}
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        for file in self.files.drain(..) {
+            let _ = std::fs::remove_file(file);
+        }
+        while let Some(folder) = self.folders.pop() {
+            let _ = std::fs::remove_dir(folder);
+        }
+    }
+}
+
+/// What must be the same for a pinned map to be used by another program.
+#[derive(Debug, PartialEq)]
+struct Shape {
+    kind: aya::maps::MapType,
+    key: u32,
+    value: u32,
+    entries: u32,
+    flags: u32,
+}
+
+impl Shape {
+    fn of(info: &MapInfo) -> Result<Shape, GuardError> {
+        Ok(Shape {
+            kind: info.map_type().map_err(GuardError::kernel("reading the layout of a map"))?,
+            key: info.key_size(),
+            value: info.value_size(),
+            entries: info.max_entries(),
+            flags: info.map_flags(),
+        })
+    }
+}
+
+fn map_data<'a>(ebpf: &'a Ebpf, name: &str) -> Result<&'a MapData, GuardError> {
+    match ebpf.map(name) {
+        Some(Map::Array(data) | Map::PerCpuArray(data) | Map::LpmTrie(data)) => Ok(data),
+        _ => Err(GuardError::kernel("looking for the program's maps")(MapError::InvalidName { name: name.to_owned() })),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vlan_interface_gets_a_folder_that_a_bpf_file_system_takes() {
+        let pins = Pins::new(Path::new("/sys/fs/bpf/guard"), "eth0.100");
+        assert_eq!(pins.link(), Path::new("/sys/fs/bpf/guard/v1/eth0%2e100/link"));
+        assert_ne!(pins.folder(), Pins::new(Path::new("/sys/fs/bpf/guard"), "eth0%2e100").folder());
+    }
+
+    #[test]
+    fn undo_removes_what_was_made_unless_it_succeeded() {
+        let base = std::env::temp_dir().join(format!("guard-undo-{}", std::process::id()));
+        let pins = Pins::new(&base, "eth0");
+        let mut undo = Undo::default();
+        pins.create_folder(&mut undo).unwrap();
+        std::fs::write(pins.link(), b"").unwrap();
+        undo.files.push(pins.link());
+        drop(undo);
+        assert!(!base.exists());
+
+        let mut undo = Undo::default();
+        pins.create_folder(&mut undo).unwrap();
+        std::fs::write(pins.link(), b"").unwrap();
+        undo.commit();
+        assert_eq!(pins.remove_all().unwrap(), [pins.link()]);
+        assert!(!base.exists());
+    }
+}

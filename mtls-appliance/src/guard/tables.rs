@@ -1,0 +1,321 @@
+//! The maps, typed: the registry goes in, counters come out.
+//!
+//! A reload fills the bank that no packet reads and then stores the next generation: see
+//! [`mtls_appliance_common::layout`].
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use aya::Ebpf;
+use aya::maps::lpm_trie::Key;
+use aya::maps::{Array, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues};
+use ipnet::IpNet;
+use mtls_appliance_common::Reason;
+use mtls_appliance_common::layout::{
+    Generation, MAX_ORGANISATIONS, MAX_PREFIXES, OrganisationSlot, OrganisationSlotWords, PORT_WORDS, Policy, map,
+    port_bit,
+};
+
+use super::GuardError;
+use super::status::{GuardCounters, OrganisationCount, ReasonCount};
+use crate::registry::Registry;
+
+type Trie<const N: usize> = LpmTrie<MapData, [u8; N], u32>;
+type Prefixes<const N: usize> = HashMap<(u32, [u8; N]), u32>;
+
+/// Handles to the maps of one guard.
+pub(super) struct Tables {
+    active: Array<MapData, u64>,
+    policies: Array<MapData, [u64; 2]>,
+    ports: Array<MapData, u64>,
+    v4: [Trie<4>; 2],
+    v6: [Trie<16>; 2],
+    reasons: PerCpuArray<MapData, u64>,
+    organisations: PerCpuArray<MapData, u64>,
+    slot_map: Array<MapData, OrganisationSlotWords>,
+    /// What is in `slot_map`, up to the first slot that was never used.
+    slots: Vec<OrganisationSlot>,
+}
+
+/// What is guarded and from whom.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Contents<'a> {
+    pub(super) ports: &'a [u16],
+    pub(super) policy: Policy,
+    pub(super) registry: &'a Registry,
+}
+
+/// How much a generation holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Filled {
+    pub(super) generation: Generation,
+    pub(super) ipv4: usize,
+    pub(super) ipv6: usize,
+}
+
+impl Tables {
+    /// Takes the maps out of a loaded object.
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Tables, GuardError> {
+        let mut tables = Tables {
+            active: take(ebpf, map::ACTIVE)?,
+            policies: take(ebpf, map::POLICY)?,
+            ports: take(ebpf, map::PORTS)?,
+            v4: [take(ebpf, map::V4[0])?, take(ebpf, map::V4[1])?],
+            v6: [take(ebpf, map::V6[0])?, take(ebpf, map::V6[1])?],
+            reasons: take(ebpf, map::REASONS)?,
+            organisations: take(ebpf, map::ORGANISATIONS)?,
+            slot_map: take(ebpf, map::ORGANISATION_SLOTS)?,
+            slots: Vec::new(),
+        };
+        for index in 0..MAX_ORGANISATIONS {
+            let words = tables.slot_map.get(&index, 0).map_err(GuardError::kernel("reading the organisations"))?;
+            let slot = OrganisationSlot::from_words(words);
+            if slot.generation == 0 {
+                break;
+            }
+            tables.slots.push(slot);
+        }
+        Ok(tables)
+    }
+
+    /// The generation that packets are judged by.
+    pub(super) fn active(&self) -> Result<Generation, GuardError> {
+        let word = self.active.get(&0, 0).map_err(GuardError::kernel("reading the active generation"))?;
+        Ok(Generation(word))
+    }
+
+    /// Fills the bank that no packet reads. Nothing changes for packets until [`Tables::activate`].
+    pub(super) fn fill(&mut self, contents: Contents<'_>) -> Result<Filled, GuardError> {
+        let active = self.active()?;
+        let generation = active.next();
+        let owners = self.assign_slots(contents.registry, active, generation)?;
+        let (v4, v6) = by_family(contents.registry.prefixes(), &owners);
+        for (family, count) in [(4, v4.len()), (6, v6.len())] {
+            if count > MAX_PREFIXES as usize {
+                return Err(GuardError::TooManyPrefixes { family, count });
+            }
+        }
+        wait_for_packets_in_flight();
+        let bank = generation.bank();
+        let [even, odd] = &mut self.v4;
+        replace(if bank == 0 { even } else { odd }, &v4)?;
+        let [even, odd] = &mut self.v6;
+        replace(if bank == 0 { even } else { odd }, &v6)?;
+        let mut bitmap = vec![0u64; PORT_WORDS as usize];
+        for port in contents.ports {
+            let (word, bit) = port_bit(0, *port);
+            bitmap[word as usize] |= bit;
+        }
+        for (word, bits) in (bank * PORT_WORDS..).zip(bitmap) {
+            self.ports.set(word, bits, 0).map_err(GuardError::kernel("writing the guarded ports"))?;
+        }
+        self.policies.set(bank, contents.policy.to_words(), 0).map_err(GuardError::kernel("writing the policy"))?;
+        Ok(Filled { generation, ipv4: v4.len(), ipv6: v6.len() })
+    }
+
+    /// The one step in which every packet from now on is judged by what was filled in. Packets look at the lowest bit
+    /// alone, so that it would be one step even if the kernel stored the word byte by byte.
+    pub(super) fn activate(&mut self, filled: Filled) -> Result<(), GuardError> {
+        self.active.set(0, filled.generation.0, 0).map_err(GuardError::kernel("activating the new generation"))
+    }
+
+    /// The slot of each organisation, by its first code. An organisation keeps its slot; a new one gets a slot that neither
+    /// the active generation nor the new one uses.
+    fn assign_slots(
+        &mut self,
+        registry: &Registry,
+        active: Generation,
+        generation: Generation,
+    ) -> Result<Vec<u32>, GuardError> {
+        let codes =
+            registry.organisations.iter().map(|organisation| organisation.codes.first().map_or("", String::as_str));
+        let assigned = allocate(&mut self.slots, codes, active, generation)?;
+        for index in &assigned.reused {
+            let cpus = aya::util::nr_cpus().map_err(|(_, error)| GuardError::kernel("counting the CPUs")(error))?;
+            let zeros = PerCpuValues::try_from(vec![0; cpus]).map_err(GuardError::kernel("counting the CPUs"))?;
+            self.organisations.set(*index, zeros, 0).map_err(GuardError::kernel("resetting a counter"))?;
+        }
+        for index in &assigned.owners {
+            self.slot_map
+                .set(*index, self.slots[*index as usize].to_words(), 0)
+                .map_err(GuardError::kernel("writing the organisations"))?;
+        }
+        Ok(assigned.owners)
+    }
+
+    /// All counters, summed over the CPUs.
+    pub(super) fn counters(&self) -> Result<GuardCounters, GuardError> {
+        let reasons = Reason::ALL
+            .iter()
+            .map(|reason| {
+                Ok(ReasonCount {
+                    reason: reason.name(),
+                    action: reason.action().into(),
+                    packets: sum(&self.reasons, reason.index())?,
+                })
+            })
+            .collect::<Result<_, GuardError>>()?;
+        let active = self.active()?;
+        let organisations = (0..)
+            .zip(&self.slots)
+            .map(|(index, slot)| {
+                Ok(OrganisationCount {
+                    code: slot.code().to_owned(),
+                    registered: slot.generation == active.0,
+                    packets: sum(&self.organisations, index)?,
+                })
+            })
+            .collect::<Result<_, GuardError>>()?;
+        Ok(GuardCounters { reasons, organisations })
+    }
+}
+
+impl std::fmt::Debug for Tables {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tables").field("slots", &self.slots.len()).finish_non_exhaustive()
+    }
+}
+
+struct Assigned {
+    /// By position in the registry.
+    owners: Vec<u32>,
+    /// Slots that belonged to another organisation before.
+    reused: Vec<u32>,
+}
+
+fn allocate<'a>(
+    slots: &mut Vec<OrganisationSlot>,
+    codes: impl Iterator<Item = &'a str>,
+    active: Generation,
+    generation: Generation,
+) -> Result<Assigned, GuardError> {
+    let mut by_code: HashMap<String, u32> = (0..).zip(&*slots).map(|(i, slot)| (slot.code().to_owned(), i)).collect();
+    let wanted: Vec<Option<OrganisationSlot>> = codes.map(|code| OrganisationSlot::new(generation, code)).collect();
+    // Organisations that stay first: their slots are then no longer free.
+    for slot in wanted.iter().flatten() {
+        if let Some(index) = by_code.get(slot.code()) {
+            slots[*index as usize].generation = generation.0;
+        }
+    }
+    let in_use = [active.0, generation.0];
+    let free: Vec<usize> = (0..slots.len()).filter(|i| !in_use.contains(&slots[*i].generation)).collect();
+    let mut free = free.into_iter();
+    let mut assigned = Assigned { owners: Vec::with_capacity(wanted.len()), reused: Vec::new() };
+    for slot in wanted {
+        let slot = slot.ok_or_else(|| GuardError::Kernel {
+            doing: "giving organisations their counters",
+            message: "an organisation's first code is empty or longer than 16 bytes".to_owned(),
+        })?;
+        let index = match by_code.get(slot.code()) {
+            Some(index) => *index,
+            None if slots.len() < MAX_ORGANISATIONS as usize => {
+                slots.push(slot);
+                slots.len() as u32 - 1
+            }
+            None => {
+                let index = free.next().ok_or(GuardError::TooManyOrganisations)?;
+                slots[index] = slot;
+                assigned.reused.push(index as u32);
+                index as u32
+            }
+        };
+        by_code.insert(slot.code().to_owned(), index);
+        assigned.owners.push(index);
+    }
+    Ok(assigned)
+}
+
+/// Prefixes by family, each with its organisation's slot.
+fn by_family(prefixes: impl Iterator<Item = (IpNet, usize)>, owners: &[u32]) -> (Prefixes<4>, Prefixes<16>) {
+    let mut v4 = Prefixes::new();
+    let mut v6 = Prefixes::new();
+    for (prefix, organisation) in prefixes {
+        let length = u32::from(prefix.prefix_len());
+        match prefix.network() {
+            IpAddr::V4(address) => v4.insert((length, address.octets()), owners[organisation]),
+            IpAddr::V6(address) => v6.insert((length, address.octets()), owners[organisation]),
+        };
+    }
+    (v4, v6)
+}
+
+/// Makes a trie hold exactly these prefixes.
+fn replace<const N: usize>(trie: &mut Trie<N>, wanted: &Prefixes<N>) -> Result<(), GuardError> {
+    let held = trie.keys().collect::<Result<Vec<_>, MapError>>().map_err(GuardError::kernel("reading the prefixes"))?;
+    for key in held {
+        if !wanted.contains_key(&(key.prefix_len(), key.data())) {
+            trie.remove(&key).map_err(GuardError::kernel("removing a prefix"))?;
+        }
+    }
+    for ((length, address), owner) in wanted {
+        trie.insert(&Key::new(*length, *address), owner, 0).map_err(GuardError::kernel("adding a prefix"))?;
+    }
+    Ok(())
+}
+
+/// Waits until no packet reads the bank that was active before the last reload: programs run in an RCU read-side section,
+/// and `MEMBARRIER_CMD_GLOBAL` waits for all of those (synchronize_rcu). Where the kernel refuses it (nohz_full), a time
+/// far longer than any packet takes.
+fn wait_for_packets_in_flight() {
+    if rustix::thread::membarrier(rustix::thread::MembarrierCommand::Global).is_err() {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn sum(counters: &PerCpuArray<MapData, u64>, index: u32) -> Result<u64, GuardError> {
+    let values = counters.get(&index, 0).map_err(GuardError::kernel("reading a counter"))?;
+    Ok(values.iter().fold(0, |sum, value| sum.wrapping_add(*value)))
+}
+
+fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> Result<T, GuardError> {
+    ebpf.take_map(name)
+        .ok_or_else(|| MapError::InvalidName { name: name.to_owned() })
+        .and_then(T::try_from)
+        .map_err(GuardError::kernel("looking for the program's maps"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn assign(slots: &mut Vec<OrganisationSlot>, codes: &[&str], active: u64) -> Result<Assigned, GuardError> {
+        allocate(slots, codes.iter().copied(), Generation(active), Generation(active).next())
+    }
+
+    #[test]
+    fn an_organisation_keeps_its_counter_whatever_is_added_before_it() {
+        let mut slots = Vec::new();
+        assert_eq!(assign(&mut slots, &["B", "C"], 0).unwrap().owners, [0, 1]);
+        assert_eq!(assign(&mut slots, &["A", "B", "C"], 1).unwrap().owners, [2, 0, 1]);
+        assert_eq!(assign(&mut slots, &["C"], 2).unwrap().owners, [1]);
+        let back = assign(&mut slots, &["A"], 3).unwrap();
+        assert_eq!((back.owners, back.reused), (vec![2], vec![]));
+    }
+
+    #[test]
+    fn a_counter_is_given_away_only_when_no_generation_uses_it() {
+        let codes: Vec<String> = (0..MAX_ORGANISATIONS).map(|i| format!("O{i}")).collect();
+        let all: Vec<&str> = codes.iter().map(String::as_str).collect();
+        let mut slots = Vec::new();
+        assign(&mut slots, &all, 0).unwrap();
+        let mut swapped = all.clone();
+        swapped[7] = "NEW";
+        let refused = assign(&mut slots.clone(), &swapped, 1);
+        assert!(matches!(refused, Err(GuardError::TooManyOrganisations)));
+        assign(&mut slots, &all[..100], 1).unwrap();
+        let assigned = assign(&mut slots, &["NEW"], 2).unwrap();
+        assert_eq!((assigned.owners, assigned.reused), (vec![100], vec![100]));
+        assert_eq!(slots[100].code(), "NEW");
+    }
+
+    #[test]
+    fn prefixes_are_cut_to_their_network_and_lead_to_their_organisations_counter() {
+        let prefixes = [("10.1.2.3/8", 1), ("2001:db8::1/32", 0)].map(|(prefix, i)| (prefix.parse().unwrap(), i));
+        let (v4, v6) = by_family(prefixes.into_iter(), &[7, 5]);
+        assert_eq!(v4, Prefixes::from([((8, [10, 0, 0, 0]), 5)]));
+        let mut network = [0; 16];
+        network[..4].copy_from_slice(&[0x20, 1, 0xd, 0xb8]);
+        assert_eq!(v6, Prefixes::from([((32, network), 7)]));
+    }
+}
