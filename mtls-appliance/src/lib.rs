@@ -4,11 +4,16 @@
 //! [`registry`] say who it is, [`ktls`] hands the session to the kernel, [`http1`] decides about each head, and
 //! [`proxy`] is the shell that does the I/O. See ARCHITECTURE.md.
 
+pub mod app;
+pub mod cli;
 pub mod config;
+pub mod control;
 pub mod guard;
 pub mod http1;
 pub mod identity;
 pub mod ktls;
+mod live;
 pub mod proxy;
 pub mod registry;
+pub mod telemetry;
 pub mod tls;

@@ -1,2 +1,7 @@
 //! The `mtls-appliance` command.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    mtls_appliance::cli::main()
+}

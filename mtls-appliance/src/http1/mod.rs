@@ -61,3 +61,9 @@ impl NameFilter for () {
         false
     }
 }
+
+impl NameFilter for crate::identity::ReservedNames {
+    fn contains(&self, name: &[u8]) -> bool {
+        Self::contains(self, name)
+    }
+}

@@ -1,1 +1,15 @@
-//! The I/O shell: listener, connection, origin pool.
+//! The I/O shell: listeners, client connections, exchanges, origin connections.
+//!
+//! Every worker is one thread with its own event loop; a connection lives on the worker that accepted it, together with
+//! the origin connections made for it, so nothing on the way of a request is shared or locked. What a head means is
+//! decided in [`crate::http1`], what a certificate means in [`crate::tls`] and [`crate::identity`].
+
+mod buffer;
+pub mod channel;
+mod client;
+mod exchange;
+mod origin;
+mod relay;
+mod worker;
+
+pub use worker::{Worker, run_worker};

@@ -1,0 +1,373 @@
+//! Wiring: the order in which the appliance starts, reloads, drains and stops.
+//!
+//! Start: configuration and files, the kernel's abilities, listening sockets, control socket, guard, workers. Whatever
+//! can fail does so before the guard is attached, so that a failed start leaves nothing behind.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, ipproto, listen, socket_with, sockopt};
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::config::{self, Config, OffloadMode};
+use crate::control::{self, ControlSocket};
+use crate::guard::{Guard, GuardError};
+use crate::ktls::Support;
+pub use crate::live::Live;
+use crate::proxy::run_worker;
+use crate::telemetry::{Counters, Level, Log};
+
+/// Bodies from this length on are spliced where both sessions are in the kernel: one full TLS record.
+pub const SPLICE_FROM: u64 = 16 * 1024;
+
+/// Pending connections that the kernel keeps for us, at most (`net.core.somaxconn` may be lower).
+const BACKLOG: i32 = 4096;
+
+/// Where the process stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Accepting connections.
+    Serving,
+    /// No new connections; requests that run are finished.
+    Draining,
+}
+
+/// What all threads share.
+pub struct Shared {
+    /// Replaced as a whole by a reload.
+    pub live: ArcSwap<Live>,
+    /// Counters.
+    pub counters: Arc<Counters>,
+    /// The log.
+    pub log: Log,
+    /// What the kernel can do.
+    pub support: Support,
+    /// Serving or draining.
+    pub phase: watch::Sender<Phase>,
+    /// When the process started.
+    pub started: Instant,
+    /// How the last reload ended, for `status`.
+    pub last_reload: std::sync::Mutex<Option<String>>,
+}
+
+/// Why the appliance did not start, or stopped.
+#[derive(Debug)]
+pub enum Failure {
+    /// The configuration or a file that it names; exit code 2.
+    Configuration(String),
+    /// The environment: a port in use, a missing privilege or kernel feature; exit code 1.
+    Environment(String),
+}
+
+impl Failure {
+    /// The exit code.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Configuration(_) => 2,
+            Self::Environment(_) => 1,
+        }
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Configuration(text) | Self::Environment(text) => f.write_str(text),
+        }
+    }
+}
+
+/// Reads the configuration and all files that it names.
+///
+/// # Errors
+/// Every mistake.
+pub fn load(path: &Path, generation: u64) -> Result<Live, Failure> {
+    let config = config::load(path).map_err(|mistakes| Failure::Configuration(mistakes.to_string()))?;
+    Live::load(config, generation).map_err(|mistakes| Failure::Configuration(mistakes.to_string()))
+}
+
+/// Runs the appliance until SIGTERM or SIGINT.
+///
+/// # Errors
+/// What kept it from starting, or broke it.
+pub fn run(path: &Path) -> Result<(), Failure> {
+    forbid_core_dumps();
+    let live = load(path, 1)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Environment(format!("cannot make an event loop: {error}")))?;
+    runtime.block_on(serve(live))
+}
+
+/// Session keys and private keys are in this process's memory; they shall be in no core dump, and no other process of
+/// the same user shall attach.
+fn forbid_core_dumps() {
+    // Where even this is forbidden there is nothing left to do about it.
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+}
+
+async fn serve(live: Live) -> Result<(), Failure> {
+    let support = Support::probe().await;
+    require_offload(&live.config, &support)?;
+    let listeners =
+        live.config.listener.addresses.iter().map(|&address| listen_on(address)).collect::<Result<Vec<_>, _>>()?;
+    let control = ControlSocket::bind(&live.config.control_socket)?;
+    let counters = Arc::new(Counters::default());
+    let (log, writer) = Log::start(live.config.log_file.as_deref(), Arc::clone(&counters)).map_err(|error| {
+        let file = live.config.log_file.as_deref().map(|path| path.display().to_string()).unwrap_or_default();
+        Failure::Environment(format!(
+            "log.file = \"{file}\": cannot be opened: {error}\n  create its folder, or give the user that runs the \
+             appliance the right to write there"
+        ))
+    })?;
+    crate::telemetry::log::install(&log);
+    let guard = match &live.config.guard {
+        Some(config) => Some(Guard::attach(config, live.verifier.registry()).map_err(guard_failure)?),
+        None => None,
+    };
+    let shared = Arc::new(Shared {
+        live: ArcSwap::from_pointee(live),
+        counters,
+        log,
+        support,
+        phase: watch::Sender::new(Phase::Serving),
+        started: Instant::now(),
+        last_reload: std::sync::Mutex::new(None),
+    });
+    announce(&shared, guard.as_ref());
+    let workers = start_workers(&shared, listeners)?;
+    notify(&[sd_notify::NotifyState::Ready]);
+    shared.log.event(Level::Info, "ready", json!({}));
+    let result = supervise(&shared, guard, control).await;
+    for worker in workers {
+        // A worker that panicked has been counted by its connections' end; nothing more can be done for it now.
+        let _ = tokio::task::spawn_blocking(move || worker.join()).await;
+    }
+    shared.log.event(Level::Info, "stopped", json!({}));
+    shared.log.flush();
+    drop(writer);
+    result
+}
+
+fn require_offload(config: &Config, support: &Support) -> Result<(), Failure> {
+    match (&support.missing, config.offload) {
+        (Some(missing), OffloadMode::Required) => Err(Failure::Environment(format!(
+            "offload.mode = \"required\": {missing}\n  kernel: {}\n  load the module (modprobe tls), boot a kernel with \
+             CONFIG_TLS, or set offload.mode = \"auto\" to serve with TLS in userspace",
+            support.kernel
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn listen_on(address: SocketAddr) -> Result<TcpListener, Failure> {
+    let open = || -> io::Result<TcpListener> {
+        let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+        if address.is_ipv6() {
+            // `[::]` means IPv6 alone, so that `0.0.0.0` can be listed beside it.
+            sockopt::set_ipv6_v6only(&socket, true)?;
+        }
+        bind(&socket, &address)?;
+        listen(&socket, BACKLOG)?;
+        Ok(socket.into())
+    };
+    open().map_err(|error| {
+        let remedy = match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                format!(
+                    "another process listens there (see: ss -ltnp 'sport = :{}'); stop it or choose another port",
+                    address.port()
+                )
+            }
+            io::ErrorKind::AddrNotAvailable => "this machine does not have the address; see: ip address".to_owned(),
+            io::ErrorKind::PermissionDenied => {
+                "ports below 1024 need CAP_NET_BIND_SERVICE; run as a service with it, or choose a higher port"
+                    .to_owned()
+            }
+            _ => "choose another address".to_owned(),
+        };
+        Failure::Environment(format!("listener.addresses: {address}: cannot listen: {error}\n  {remedy}"))
+    })
+}
+
+fn announce(shared: &Shared, guard: Option<&Guard>) {
+    let live = shared.live.load();
+    let support = &shared.support;
+    let offload = match (&support.missing, live.config.offload) {
+        (_, OffloadMode::Off) => "userspace: offload.mode is \"off\"".to_owned(),
+        (Some(missing), _) => format!("userspace: {missing}"),
+        (None, _) => match &support.no_splice {
+            Some(why) => format!("kernel, without splice: {}", why.0),
+            None => "kernel, spliced".to_owned(),
+        },
+    };
+    shared.log.event(
+        Level::Info,
+        "started",
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "config": live.config.path,
+            "listeners": live.config.listener.addresses,
+            "workers": live.config.listener.workers,
+            "origin": live.config.origin.address.to_string(),
+            "kernel": support.kernel,
+            "offload": offload,
+            "offload_ciphers": support.cipher_suites,
+            "guard": guard.map_or_else(|| json!("not configured"), |guard| json!(guard.status())),
+            "organisations": live.verifier.registry().organisations.len(),
+        }),
+    );
+    if support.missing.is_some() && live.config.offload == OffloadMode::Auto {
+        shared.log.event(Level::Warn, "no_kernel_tls", json!({ "detail": offload }));
+    }
+    warn(shared, &live);
+}
+
+fn warn(shared: &Shared, live: &Live) {
+    for warning in &live.warnings {
+        shared.log.event(Level::Warn, "warning", json!({ "detail": warning }));
+    }
+}
+
+fn start_workers(
+    shared: &Arc<Shared>,
+    listeners: Vec<TcpListener>,
+) -> Result<Vec<std::thread::JoinHandle<io::Result<()>>>, Failure> {
+    let count = shared.live.load().config.listener.workers;
+    let failed = |error: io::Error| Failure::Environment(format!("cannot start a worker: {error}"));
+    (0..count)
+        .map(|index| {
+            let listeners =
+                listeners.iter().map(TcpListener::try_clone).collect::<io::Result<Vec<_>>>().map_err(failed)?;
+            let shared = Arc::clone(shared);
+            std::thread::Builder::new()
+                .name(format!("worker-{index}"))
+                .spawn(move || run_worker(shared, listeners))
+                .map_err(failed)
+        })
+        .collect()
+}
+
+/// Handles signals and the control socket until it is time to stop.
+async fn supervise(shared: &Arc<Shared>, guard: Option<Guard>, control: ControlSocket) -> Result<(), Failure> {
+    let on = |kind| signal(kind).map_err(|error| Failure::Environment(format!("cannot handle signals: {error}")));
+    let mut terminate = on(SignalKind::terminate())?;
+    let mut interrupt = on(SignalKind::interrupt())?;
+    let mut hangup = on(SignalKind::hangup())?;
+    let mut drops = pin!(sampled_drops(shared, guard.as_ref()));
+    loop {
+        tokio::select! {
+            () = &mut drops => {}
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => reload(shared, guard.as_ref()),
+            client = control.accept() => control::answer(shared, guard.as_ref(), client).await,
+        }
+    }
+    notify(&[sd_notify::NotifyState::Stopping]);
+    let open = shared.counters.connections_open.value();
+    shared.log.event(Level::Info, "drain", json!({ "connections": open }));
+    shared.phase.send_replace(Phase::Draining);
+    Ok(())
+}
+
+fn guard_failure(error: GuardError) -> Failure {
+    if error.is_configuration() {
+        Failure::Configuration(error.to_string())
+    } else {
+        Failure::Environment(error.to_string())
+    }
+}
+
+/// Logs the guard's sampled drops; never comes to an end.
+async fn sampled_drops(shared: &Shared, guard: Option<&Guard>) {
+    if let Some(stream) = guard.and_then(Guard::log_stream)
+        && let Err(error) = stream.run().await
+    {
+        shared.log.event(Level::Warn, "guard", json!({ "detail": format!("sampled drops are not logged: {error}") }));
+    }
+    std::future::pending().await
+}
+
+/// Loads everything anew and puts it in force in one step; on any mistake everything stays as it is.
+fn reload(shared: &Shared, guard: Option<&Guard>) {
+    notify(&[sd_notify::NotifyState::Reloading]);
+    let before = shared.live.load_full();
+    let outcome = load(&before.config.path, before.generation + 1)
+        .and_then(|live| {
+            unchanged(&before.config, &live.config)?;
+            require_offload(&live.config, &shared.support)?;
+            if let Some(guard) = guard {
+                guard.update_registry(live.verifier.registry()).map_err(guard_failure)?;
+            }
+            Ok(live)
+        })
+        .map(|live| {
+            let organisations = live.verifier.registry().organisations.len();
+            shared.live.store(Arc::new(live));
+            organisations
+        });
+    let summary = match outcome {
+        Ok(organisations) => {
+            shared.counters.reloads.increment();
+            let generation = before.generation + 1;
+            shared.log.event(
+                Level::Info,
+                "reload",
+                json!({ "outcome": "ok", "generation": generation, "organisations": organisations }),
+            );
+            warn(shared, &shared.live.load());
+            format!("ok, generation {generation}")
+        }
+        Err(failure) => {
+            shared.counters.reloads_failed.increment();
+            shared.log.event(
+                Level::Error,
+                "reload",
+                json!({ "outcome": "kept the last good state", "detail": failure.to_string() }),
+            );
+            format!("failed, last good state kept: {failure}")
+        }
+    };
+    match shared.last_reload.lock() {
+        Ok(mut last) => *last = Some(summary),
+        Err(poisoned) => *poisoned.into_inner() = Some(summary),
+    }
+    notify(&[sd_notify::NotifyState::Ready]);
+}
+
+/// What only a restart can change.
+fn unchanged(before: &Config, after: &Config) -> Result<(), Failure> {
+    let guard = |config: &Config| config.guard.as_ref().map(|guard| format!("{guard:?}"));
+    let listener = |config: &Config| (config.listener.addresses.clone(), config.listener.workers);
+    let changed = [
+        ("[listener]", listener(before) != listener(after)),
+        ("[guard]", guard(before) != guard(after)),
+        ("[control]", before.control_socket != after.control_socket),
+        ("[log]", before.log_file != after.log_file),
+    ];
+    let names: Vec<&str> = changed.iter().filter(|(_, changed)| *changed).map(|(name, _)| *name).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::Configuration(format!(
+        "{} changed, which a reload cannot put in force\n  restart the appliance, or undo the change and reload again",
+        names.join(", ")
+    )))
+}
+
+fn notify(states: &[sd_notify::NotifyState<'_>]) {
+    // Not run by systemd, or systemd does not listen: neither concerns the service.
+    let _ = sd_notify::notify(states);
+}

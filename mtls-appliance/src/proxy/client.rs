@@ -1,0 +1,522 @@
+//! One client connection, from accept to close: handshake, identity, request after request.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Instant as Clock, SystemTime, UNIX_EPOCH};
+
+use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::server::UnbufferedServerConnection;
+use serde_json::json;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+
+use super::buffer::Buffer;
+use super::channel::{Channel, ChannelError, Patience, Read};
+use super::exchange::{Failure, Next, Outcome, Request};
+use super::origin::{self, ConnectError, Owner};
+use super::worker::Worker;
+use crate::app::{Live, Phase, Shared};
+use crate::config::OffloadMode;
+use crate::http1::{HeadScanner, Method, OwnResponse, RequestHead, RewriteOptions, parse_request_with, write_request};
+use crate::identity::{ClientIdentity, Connection as ConnectionFacts, Facts, header_block};
+use crate::registry::Organisation;
+use crate::telemetry::Level;
+use crate::tls::handshake::{self, HandshakeError};
+use crate::tls::server::{reason, take_refusal};
+use crate::tls::session::{Connection, Session};
+
+/// How long an orderly close may take.
+const CLOSE: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// Counts a connection for as long as it lives.
+struct Open(Arc<Shared>);
+
+impl Open {
+    fn new(shared: &Arc<Shared>) -> Self {
+        shared.counters.connections_open.increment();
+        Self(Arc::clone(shared))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.counters.connections_open.decrement();
+    }
+}
+
+/// Counts a handshake for as long as it runs.
+struct Handshaking(Arc<Shared>);
+
+impl Handshaking {
+    fn new(shared: &Arc<Shared>) -> Self {
+        shared.counters.handshakes_running.increment();
+        Self(Arc::clone(shared))
+    }
+}
+
+impl Drop for Handshaking {
+    fn drop(&mut self) {
+        self.0.counters.handshakes_running.decrement();
+    }
+}
+
+/// Turns a connection away before any work is done for it.
+pub(super) fn refuse_early(shared: &Shared, tcp: TcpStream, peer: SocketAddr, reason: &'static str) {
+    shared.counters.refuse("connection_refused", reason);
+    shared.log.event(Level::Warn, "connection_refused", json!({ "peer": peer.to_string(), "reason": reason }));
+    drop(tcp);
+}
+
+/// Why a connection did not become a session.
+struct Refused {
+    reason: &'static str,
+    detail: String,
+    subject: Option<String>,
+}
+
+/// Who is at the other end, as long as [`Live::generation`] stays what it was.
+struct Caller {
+    identity: ClientIdentity,
+    organisation: Arc<Organisation>,
+    connection: ConnectionFacts,
+    /// The header block that every request of this connection gets.
+    block: Vec<u8>,
+    generation: u64,
+}
+
+impl Caller {
+    fn new(
+        live: &Live,
+        identity: ClientIdentity,
+        organisation: Arc<Organisation>,
+        connection: ConnectionFacts,
+    ) -> Result<Self, Refused> {
+        let facts = Facts { client: &identity, organisation: &organisation, connection: &connection };
+        let block = header_block(&live.config.identity.headers, live.config.identity.forwarded_for, facts).map_err(
+            |error| Refused {
+                reason: error.reason(),
+                detail: error.to_string(),
+                subject: Some(identity.subject_dn.clone()),
+            },
+        )?;
+        Ok(Self { identity, organisation, connection, block, generation: live.generation })
+    }
+
+    /// Holds the caller against the present configuration: trust that was withdrawn reaches live connections, and a
+    /// certificate that has expired meanwhile is no longer good.
+    fn check(self, live: &Live) -> Result<Self, Refused> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        if i64::try_from(now.as_secs()).is_ok_and(|now| now > self.identity.not_after) {
+            return Err(Refused {
+                reason: "certificate_expired",
+                detail: "the certificate has expired during the connection".into(),
+                subject: Some(self.identity.subject_dn),
+            });
+        }
+        if self.generation == live.generation {
+            return Ok(self);
+        }
+        let leaf = CertificateDer::from(self.identity.certificate());
+        let others: Vec<_> = self.identity.intermediates().map(CertificateDer::from).collect();
+        let checked = live.verifier.check(&leaf, &others, UnixTime::since_unix_epoch(now));
+        match checked {
+            Ok((identity, organisation)) => Self::new(live, identity, organisation, self.connection),
+            Err((error, refusal)) => {
+                Err(Refused { reason: refusal.reason, detail: error.to_string(), subject: refusal.subject })
+            }
+        }
+    }
+}
+
+/// Serves one connection.
+pub(super) async fn serve(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr) {
+    let shared = Arc::clone(&worker.shared);
+    let open = Open::new(&shared);
+    let live = shared.live.load_full();
+    let established = {
+        let _running = Handshaking::new(&shared);
+        establish(&shared, &live, tcp, peer).await
+    };
+    match established {
+        Ok((channel, caller)) => {
+            shared.counters.handshakes_completed.increment();
+            if channel.is_kernel() {
+                shared.counters.client_sessions_offloaded.increment();
+            } else {
+                shared.counters.client_sessions_userspace.increment();
+            }
+            let buffer = Buffer::new(live.buffer_size());
+            let phase = shared.phase.subscribe();
+            let session = ClientSession { worker: &worker, shared: &shared, peer, channel, buffer, phase, requests: 0 };
+            drop(live);
+            session.serve(caller).await;
+        }
+        Err(refused) => {
+            shared.counters.refuse("handshake_refused", refused.reason);
+            shared.log.event(
+                Level::Warn,
+                "handshake_failed",
+                json!({
+                    "peer": peer.to_string(),
+                    "subject": refused.subject,
+                    "reason": refused.reason,
+                    "detail": refused.detail,
+                }),
+            );
+        }
+    }
+    drop(open);
+}
+
+async fn establish(
+    shared: &Arc<Shared>,
+    live: &Arc<Live>,
+    tcp: TcpStream,
+    peer: SocketAddr,
+) -> Result<(Channel, Caller), Refused> {
+    let refused =
+        |reason, detail: &dyn std::fmt::Display, subject| Refused { reason, detail: detail.to_string(), subject };
+    // A failure costs latency, nothing else.
+    let _ = tcp.set_nodelay(true);
+    let local = tcp.local_addr().map_err(|error| refused("io_error", &error, None))?;
+    let connection = UnbufferedServerConnection::new(Arc::clone(&live.server_tls))
+        .map_err(|error| refused("tls_error", &error, None))?;
+    let mut session = Session::new(Connection::Server(connection));
+    let exact = live.config.offload != OffloadMode::Off && shared.support.missing.is_none();
+    match timeout(live.config.timeouts.handshake, handshake::run(&tcp, &mut session, exact)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            let refusal = take_refusal();
+            let (name, subject) = match (&error, refusal) {
+                (HandshakeError::Tls(_), Some(refusal)) => (refusal.reason, refusal.subject),
+                (HandshakeError::Tls(error), None) => (reason(error), None),
+                (HandshakeError::Closed, _) => ("closed_during_handshake", None),
+                (HandshakeError::TooLong, _) => ("handshake_too_long", None),
+                (HandshakeError::Io(_), _) => ("io_error", None),
+            };
+            linger(tcp).await;
+            return Err(refused(name, &error, subject));
+        }
+        Err(_) => return Err(refused("handshake_timed_out", &"the handshake was not complete in time", None)),
+    }
+    let facts = session.facts();
+    let identity =
+        ClientIdentity::from_chain(facts.certificates).map_err(|error| refused(error.reason(), &error, None))?;
+    let subject = || Some(identity.subject_dn.clone());
+    let organisation = identity
+        .serial_number
+        .as_deref()
+        .and_then(|serial_number| live.verifier.registry().by_serial_number(serial_number))
+        .map(Arc::clone)
+        .ok_or_else(|| refused("unregistered_serial_number", &"not registered", subject()))?;
+    let (Some(version), Some(suite)) = (facts.version, facts.suite) else {
+        return Err(refused("tls_error", &"no version or cipher suite was negotiated", subject()));
+    };
+    let connection = ConnectionFacts::new(peer, local, version, suite.suite(), session.server_name());
+    let channel = origin::establish(shared, live, tcp, session).map_err(|error| {
+        let reason = match error {
+            ConnectError::NotOffloaded(_) => "not_offloaded",
+            _ => "hand_over_failed",
+        };
+        refused(reason, &error, subject())
+    })?;
+    let caller = Caller::new(live, identity, organisation, connection)?;
+    Ok((channel, caller))
+}
+
+/// Lets the peer read our alert: closing at once, with bytes of its unread, would reset the connection and could take
+/// the alert with it.
+async fn linger(tcp: TcpStream) {
+    if rustix::net::shutdown(&tcp, rustix::net::Shutdown::Write).is_err() {
+        return;
+    }
+    let mut sink = [0; 4096];
+    let drain = async {
+        for _ in 0..64 {
+            match tcp.try_read(&mut sink) {
+                Ok(0) => return,
+                Ok(_) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    if tcp.readable().await.is_err() {
+                        return;
+                    }
+                }
+                Err(_) => return,
+            }
+        }
+    };
+    // A peer that does not close in time is closed upon.
+    let _ = timeout(std::time::Duration::from_secs(1), drain).await;
+}
+
+/// A client's session, serving requests.
+struct ClientSession<'a> {
+    worker: &'a Worker,
+    shared: &'a Arc<Shared>,
+    peer: SocketAddr,
+    channel: Channel,
+    buffer: Buffer,
+    phase: watch::Receiver<Phase>,
+    requests: u64,
+}
+
+/// How waiting for a request ended.
+enum Waited {
+    Head(Box<RequestHead>),
+    /// Close in order; with a reason where it is worth counting.
+    Close(Option<&'static str>),
+    /// Break off.
+    Broken(&'static str),
+    /// Refuse the head.
+    Refuse(crate::http1::RequestError),
+}
+
+impl ClientSession<'_> {
+    async fn serve(mut self, mut caller: Caller) {
+        let mut scanner = HeadScanner::new();
+        loop {
+            let live = self.shared.live.load_full();
+            let waited = self.wait(&live, &mut scanner).await;
+            let head = match waited {
+                Waited::Head(head) => head,
+                Waited::Close(reason) => {
+                    if let Some(reason) = reason {
+                        self.shared.counters.refuse("connection_closed", reason);
+                    }
+                    return self.channel.close(Instant::now() + CLOSE).await;
+                }
+                Waited::Broken(reason) => {
+                    self.shared.counters.refuse("connection_broken", reason);
+                    return self.channel.abort();
+                }
+                Waited::Refuse(error) => {
+                    let failure = Failure { blame: "client", reason: error.reason(), status: error.status() };
+                    let outcome = Outcome::own(failure.status, Some(failure), Next::Close);
+                    self.log(&caller, None, Clock::now(), None, &outcome);
+                    return self.refuse_and_close(error.status(), error.reason()).await;
+                }
+            };
+            let started = Clock::now();
+            self.requests += 1;
+            // The configuration may have changed while we waited.
+            let live = self.shared.live.load_full();
+            caller = match caller.check(&live) {
+                Ok(caller) => caller,
+                Err(refused) => {
+                    self.shared.counters.refuse("identity_refused", refused.reason);
+                    self.shared.log.event(
+                        Level::Warn,
+                        "identity_refused",
+                        json!({
+                            "peer": self.peer.to_string(),
+                            "subject": refused.subject,
+                            "reason": refused.reason,
+                            "detail": refused.detail,
+                        }),
+                    );
+                    return self.refuse_and_close(403, refused.reason).await;
+                }
+            };
+            let closing = *self.phase.borrow() != Phase::Serving
+                || self.requests >= live.config.limits.requests_per_connection
+                || self.channel.must_retire();
+            let line = RequestLine::new(&head, self.buffer.filled());
+            if head.max_forwards() == Some(0) {
+                // RFC 9110 7.6.2: such a request goes no further, and we are the one to answer it.
+                let close = closing || !head.keep_alive() || !head.framing().is_empty();
+                self.buffer.consume(head.head_len());
+                let outcome = self.answer_options(close, live.config.timeouts.body).await;
+                self.log(&caller, Some(&line), started, None, &outcome);
+                match outcome.next {
+                    Next::Continue => continue,
+                    Next::Close => return self.channel.close(Instant::now() + CLOSE).await,
+                    Next::Abort => return self.channel.abort(),
+                }
+            }
+            let mut origin_head = Vec::new();
+            let options = RewriteOptions {
+                via: None,
+                upgrade: false,
+                expect: true,
+                default_host: &live.config.origin.server_name,
+                close: false,
+            };
+            write_request(
+                &head,
+                self.buffer.filled(),
+                live.reserved.as_ref(),
+                &caller.block,
+                &options,
+                &mut origin_head,
+            );
+            self.buffer.consume(head.head_len());
+            let request = Request {
+                shared: self.shared,
+                live: &live,
+                pool: &self.worker.pool,
+                owner: Owner { fingerprint: caller.identity.fingerprint, generation: live.generation },
+                client: &self.channel,
+                head: &head,
+                origin_head,
+                closing,
+            };
+            let mut outcome = request.run(&mut self.buffer).await;
+            self.shared.counters.requests.increment();
+            let mut next = outcome.next;
+            if let (None, Some(failure)) = (outcome.status, &outcome.failure)
+                && failure.status != 0
+            {
+                let close = next != Next::Continue;
+                let response = refusal(failure.status, failure.reason, close, head.method() == Method::Head);
+                let patience = Patience::Stall(live.config.timeouts.body);
+                if self.channel.write_all(&[&response], patience).await.is_err() {
+                    next = Next::Abort;
+                } else {
+                    outcome.status = Some(failure.status);
+                }
+            } else if outcome.status.is_none() {
+                next = Next::Abort;
+            }
+            self.log(&caller, Some(&line), started, outcome.origin_kernel, &outcome);
+            match next {
+                Next::Continue => {}
+                Next::Close => return self.channel.close(Instant::now() + CLOSE).await,
+                Next::Abort => return self.channel.abort(),
+            }
+        }
+    }
+
+    /// Waits for a whole request head.
+    async fn wait(&mut self, live: &Live, scanner: &mut HeadScanner) -> Waited {
+        let limits = live.request_limits();
+        let idle_until = Instant::now() + live.config.timeouts.idle;
+        while self.buffer.is_empty() {
+            if *self.phase.borrow_and_update() != Phase::Serving {
+                return Waited::Close(None);
+            }
+            tokio::select! {
+                read = self.channel.read(&mut self.buffer, Patience::Until(idle_until)) => match read {
+                    Ok(Read::Data(_)) => {}
+                    Ok(Read::Closed) => return Waited::Close(None),
+                    Err(ChannelError::TimedOut) => return Waited::Close(Some("idle")),
+                    // Between requests nothing can be cut off: many clients just go.
+                    Err(ChannelError::Truncated) => return Waited::Close(None),
+                    Err(error) => return Waited::Broken(error.reason()),
+                },
+                _ = self.phase.changed() => {}
+            }
+        }
+        let head_until = Instant::now() + live.config.timeouts.header;
+        loop {
+            match parse_request_with(scanner, self.buffer.filled(), &limits) {
+                Ok(Some(head)) => return Waited::Head(Box::new(head)),
+                Ok(None) => {}
+                Err(error) => return Waited::Refuse(error),
+            }
+            match self.channel.read(&mut self.buffer, Patience::Until(head_until)).await {
+                Ok(Read::Data(_)) => {}
+                Ok(Read::Closed) => return Waited::Close(Some("head_incomplete")),
+                Err(ChannelError::TimedOut) => return Waited::Close(Some("head_timed_out")),
+                Err(error) => return Waited::Broken(error.reason()),
+            }
+        }
+    }
+
+    /// Answers OPTIONS for the appliance itself.
+    async fn answer_options(&self, close: bool, stall: std::time::Duration) -> Outcome {
+        let response = OwnResponse {
+            status: 204,
+            content_type: "",
+            body: b"".into(),
+            extra: format!("Allow: {}\r\n", Method::ALLOW).into_bytes().into(),
+            close,
+            head_request: false,
+        };
+        let mut out = Vec::new();
+        response.write(None, &mut out);
+        let next = match self.channel.write_all(&[&out], Patience::Stall(stall)).await {
+            Ok(()) if close => Next::Close,
+            Ok(()) => Next::Continue,
+            Err(_) => Next::Abort,
+        };
+        Outcome::own(204, None, next)
+    }
+
+    async fn refuse_and_close(self, status: u16, reason: &'static str) {
+        let response = refusal(status, reason, true, false);
+        let until = Instant::now() + CLOSE;
+        if self.channel.write_all(&[&response], Patience::Until(until)).await.is_ok() {
+            self.channel.close(until).await;
+        } else {
+            self.channel.abort();
+        }
+    }
+
+    fn log(
+        &self,
+        caller: &Caller,
+        line: Option<&RequestLine>,
+        started: Clock,
+        origin_kernel: Option<bool>,
+        outcome: &Outcome,
+    ) {
+        if let Some(failure) = &outcome.failure {
+            let class = match failure.blame {
+                "client" => "request_refused",
+                _ => "origin_failed",
+            };
+            self.shared.counters.refuse(class, failure.reason);
+        }
+        let session = |kernel| if kernel { "kernel" } else { "userspace" };
+        let data_path = if outcome.up.spliced + outcome.down.spliced > 0 {
+            "spliced"
+        } else if self.channel.is_kernel() && origin_kernel == Some(true) {
+            "kernel"
+        } else {
+            "userspace"
+        };
+        let level = if outcome.failure.is_some() { Level::Warn } else { Level::Info };
+        self.shared.log.event(
+            level,
+            "request",
+            json!({
+                "peer": self.peer.to_string(),
+                "org": caller.organisation.codes.join(","),
+                "serial_number": caller.identity.serial_number,
+                "method": line.map(|line| &line.method),
+                "path": line.map(|line| &line.path),
+                "status": outcome.status,
+                "bytes_in": outcome.up.total(),
+                "bytes_out": outcome.down.total(),
+                "duration_ms": u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+                "client_offload": session(self.channel.is_kernel()),
+                "origin_offload": origin_kernel.map(session),
+                "data_path": data_path,
+                "userspace_reason": self.channel.not_offloaded().map(ToString::to_string),
+                "blame": outcome.failure.as_ref().map(|failure| failure.blame),
+                "reason": outcome.failure.as_ref().map(|failure| failure.reason),
+            }),
+        );
+    }
+}
+
+/// What the log says about a request; the query is left out, for it may hold secrets.
+struct RequestLine {
+    method: String,
+    path: String,
+}
+
+impl RequestLine {
+    fn new(head: &RequestHead, buffer: &[u8]) -> Self {
+        Self { method: head.method_name(buffer).to_owned(), path: head.path(buffer).to_owned() }
+    }
+}
+
+/// A whole response of our own.
+fn refusal(status: u16, reason: &str, close: bool, head_request: bool) -> Vec<u8> {
+    let mut out = Vec::new();
+    OwnResponse { close, head_request, ..OwnResponse::refusal(status, reason) }.write(None, &mut out);
+    out
+}

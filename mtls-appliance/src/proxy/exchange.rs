@@ -1,0 +1,451 @@
+//! One request and its answer: the client's session on one side, an origin connection on the other.
+//!
+//! Both directions run at the same time in one task, so an origin may answer before it has read the request body. What
+//! breaks is told apart by blame: the client's fault, the origin's, or ours; and whether the client has already been
+//! sent a part of the answer decides between an error response and a reset.
+
+use std::cell::Cell;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
+
+use super::buffer::Buffer;
+use super::channel::{Channel, ChannelError, Patience, Read};
+use super::origin::{self, ConnectError, Link, Owner, Pool, response_patience};
+use super::relay::{Moved, Relay, RelayError};
+use crate::app::{Live, Shared};
+use crate::http1::{
+    BodyFraming, Disposition, Exchange, HeadLimits, HeadScanner, RequestHead, ResponseError, ResponseHead,
+    ResponseOptions, ResponsePlan, parse_response_with, write_response,
+};
+
+/// How long an origin that stopped taking the request body may take to say why.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+/// Interim responses to one request; more is a flood.
+const MAX_INTERIM: u32 = 32;
+
+/// What became of an exchange.
+pub(super) struct Outcome {
+    /// Status that the client was sent; `None` when there was none.
+    pub(super) status: Option<u16>,
+    /// Request body.
+    pub(super) up: Moved,
+    /// Response body.
+    pub(super) down: Moved,
+    /// What went wrong, if anything did.
+    pub(super) failure: Option<Failure>,
+    /// What becomes of the client's connection.
+    pub(super) next: Next,
+    /// The origin session, when there was one: whether it is in the kernel.
+    pub(super) origin_kernel: Option<bool>,
+}
+
+impl Outcome {
+    /// The appliance answered by itself.
+    pub(super) fn own(status: u16, failure: Option<Failure>, next: Next) -> Self {
+        let (up, down) = (Moved::default(), Moved::default());
+        Self { status: Some(status), up, down, failure, next, origin_kernel: None }
+    }
+}
+
+/// What becomes of the client's connection after an exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Another request may follow.
+    Continue,
+    /// Close in order.
+    Close,
+    /// Reset: an answer was cut off.
+    Abort,
+}
+
+/// A failure with its blame.
+#[derive(Debug)]
+pub(super) struct Failure {
+    /// `client`, `origin` or `appliance`.
+    pub(super) blame: &'static str,
+    /// Stable name.
+    pub(super) reason: &'static str,
+    /// Status to answer with, if nothing of the answer has been sent.
+    pub(super) status: u16,
+}
+
+impl Failure {
+    fn client(reason: &'static str, status: u16) -> Self {
+        Self { blame: "client", reason, status }
+    }
+
+    fn origin(reason: &'static str, status: u16) -> Self {
+        Self { blame: "origin", reason, status }
+    }
+}
+
+/// What an exchange needs to know.
+pub(super) struct Request<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) live: &'a Arc<Live>,
+    pub(super) pool: &'a Pool,
+    pub(super) owner: Owner,
+    pub(super) client: &'a Channel,
+    pub(super) head: &'a RequestHead,
+    /// The head for the origin, as written by [`crate::http1::write_request`].
+    pub(super) origin_head: Vec<u8>,
+    /// The client's connection ends after this request.
+    pub(super) closing: bool,
+}
+
+/// How an attempt on one origin connection ended early.
+enum Broken {
+    /// Before anything of the answer was sent to the client.
+    Before {
+        failure: Failure,
+        /// The origin cannot have acted on the request, or acting twice does no harm, and nothing was received.
+        retry: bool,
+        /// The request body was read to its end (or there is none), so the client's connection is in step.
+        in_step: bool,
+    },
+    /// After a part of the answer went out.
+    During { failure: Failure, status: u16 },
+}
+
+impl Request<'_> {
+    /// Runs the exchange. `buffer` holds what the client sent after the head.
+    pub(super) async fn run(mut self, buffer: &mut Buffer) -> Outcome {
+        let up = Cell::new(Moved::default());
+        let down = Cell::new(Moved::default());
+        let mut origin_kernel = None;
+        let outcome = |status, failure, next, origin_kernel| Outcome {
+            status,
+            up: up.get(),
+            down: down.get(),
+            failure,
+            next,
+            origin_kernel,
+        };
+        let mut fresh_only = false;
+        loop {
+            let pooled = if fresh_only { None } else { self.pool.take(self.owner) };
+            let link = match pooled {
+                Some(link) => Ok(link),
+                None => origin::connect(self.shared, self.live, self.owner).await,
+            };
+            let mut link = match link {
+                Ok(link) => link,
+                Err(error) => {
+                    origin::log_failure(self.shared, self.live, &error);
+                    let status = if matches!(error, ConnectError::TimedOut) { 504 } else { 502 };
+                    let failure = Failure::origin(error.reason(), status);
+                    let next =
+                        if self.head.framing().is_empty() && !self.closing { Next::Continue } else { Next::Close };
+                    return outcome(None, Some(failure), next, origin_kernel);
+                }
+            };
+            origin_kernel = Some(link.channel.is_kernel());
+            match self.attempt(&mut link, buffer, &up, &down).await {
+                Ok(done) => {
+                    if done.reuse_origin && link.buffer.is_empty() && !link.channel.must_retire() {
+                        self.pool.put(link, self.live.config.origin.idle_per_identity);
+                    } else {
+                        tokio::task::spawn_local(link.channel.close(Instant::now() + LAST_WORDS));
+                    }
+                    let next = if done.close_client { Next::Close } else { Next::Continue };
+                    return outcome(Some(done.status), None, next, origin_kernel);
+                }
+                Err(Broken::Before { retry: true, .. }) if link.reused && !fresh_only => {
+                    link.channel.abort();
+                    self.shared.counters.requests_retried.increment();
+                    fresh_only = true;
+                }
+                Err(Broken::Before { failure, in_step, .. }) => {
+                    link.channel.abort();
+                    let next = if in_step && !self.closing { Next::Continue } else { Next::Close };
+                    return outcome(None, Some(failure), next, origin_kernel);
+                }
+                Err(Broken::During { failure, status }) => {
+                    link.channel.abort();
+                    return outcome(Some(status), Some(failure), Next::Abort, origin_kernel);
+                }
+            }
+        }
+    }
+
+    async fn attempt(
+        &mut self,
+        link: &mut Link,
+        buffer: &mut Buffer,
+        up: &Cell<Moved>,
+        down: &Cell<Moved>,
+    ) -> Result<Done, Broken> {
+        let config = &self.live.config;
+        let stall = Patience::Stall(config.timeouts.body);
+        let splice_from = self.splice_from(&link.channel);
+        let framing = self.head.framing();
+        let replayable = framing.is_empty() && self.head.method().is_idempotent();
+        let pending = if replayable { self.origin_head.clone() } else { std::mem::take(&mut self.origin_head) };
+        let mut upload = Relay {
+            from: self.client,
+            buffer,
+            to: &link.channel,
+            pending,
+            patience: stall,
+            splice_from,
+            limit: config.limits.body_bytes,
+            counters: &self.shared.counters,
+            moved: up,
+        };
+        let chunks = self.live.request_chunks();
+        let live = self.live;
+        let mut upload = pin!(async move {
+            match framing {
+                BodyFraming::None | BodyFraming::UntilClose => upload.flush().await,
+                BodyFraming::Length(length) => upload.exactly(length).await,
+                BodyFraming::Chunked => upload.chunked(chunks, live.reserved.as_ref(), false).await,
+            }
+        });
+        let mut uploaded: Option<Result<(), RelayError>> = None;
+        let mut answer = Answer::new(self, &link.channel, &mut link.buffer);
+
+        // The head of the answer, while the request body is still on its way.
+        let (head, plan) = loop {
+            let patience = answer.patience(uploaded.as_ref(), config.timeouts.response);
+            tokio::select! {
+                biased;
+                result = &mut upload, if uploaded.is_none() => {
+                    if let Some(failure) = client_fault(&result) {
+                        return Err(answer.broken(failure, false, false));
+                    }
+                    uploaded = Some(result);
+                    answer.request_sent = Some(Instant::now());
+                }
+                head = answer.head(patience) => match head {
+                    Ok(found) => {
+                        // An origin that answers early and closes will not read the rest of the request, so the client
+                        // must be told; one that answers early and stays may be streaming.
+                        let finished = matches!(uploaded, Some(Ok(())));
+                        let plan = found.plan(&answer.exchange, self.closing);
+                        let plan = match finished || plan.reuse_origin {
+                            true => plan,
+                            false => found.plan(&answer.exchange, true),
+                        };
+                        match plan.disposition {
+                            Disposition::Final => break (found, plan),
+                            Disposition::Interim | Disposition::Swallow => {
+                                if let Err(failure) = answer.interim(&found, &plan, stall).await {
+                                    return Err(answer.broken(failure, false, false));
+                                }
+                            }
+                            Disposition::Tunnel => {
+                                let failure = Failure::origin("upgrade_not_asked_for", 502);
+                                return Err(answer.broken(failure, false, false));
+                            }
+                        }
+                    }
+                    Err(fault) => {
+                        let in_step = matches!(uploaded, Some(Ok(())));
+                        // A reused connection that broke before a single byte of an answer: it had been closed.
+                        let retry = replayable && fault.unanswered && answer.buffer.is_empty() && answer.interims == 0;
+                        return Err(answer.broken(fault.failure, retry, in_step));
+                    }
+                },
+            }
+        };
+
+        // The body of the answer; the upload goes on beside it if the origin answered early.
+        let status = head.status();
+        let mut download = answer.begin(&head, &plan, stall, splice_from, down);
+        let chunks = self.live.response_chunks();
+        let mut download = pin!(async move {
+            match head.framing() {
+                BodyFraming::None => download.flush().await,
+                BodyFraming::Length(length) => download.exactly(length).await,
+                BodyFraming::Chunked => download.chunked(chunks, &(), plan.dechunk).await,
+                BodyFraming::UntilClose => download.until_close().await,
+            }
+        });
+        let downloaded = loop {
+            tokio::select! {
+                biased;
+                result = &mut download => break result,
+                result = &mut upload, if uploaded.is_none() => {
+                    if let Some(failure) = client_fault(&result) {
+                        return Err(Broken::During { failure, status });
+                    }
+                    uploaded = Some(result);
+                }
+            }
+        };
+        if downloaded.is_ok() && uploaded.is_none() && plan.reuse_origin {
+            // The answer is complete and the request is not: let it come to its end if that is near.
+            match timeout(LAST_WORDS, &mut upload).await {
+                Ok(result) if client_fault(&result).is_none() => uploaded = Some(result),
+                _ => {}
+            }
+        }
+        let in_step = matches!(uploaded, Some(Ok(())));
+        match downloaded {
+            Ok(()) => Ok(Done {
+                status,
+                close_client: plan.close_client || !in_step,
+                reuse_origin: plan.reuse_origin && in_step,
+            }),
+            Err(error) => {
+                let failure = match &error {
+                    RelayError::To(_) => Failure::client(error.reason(), 0),
+                    _ => Failure::origin(error.reason(), 502),
+                };
+                Err(Broken::During { failure, status })
+            }
+        }
+    }
+
+    /// From which length on bodies are spliced between these two sessions, if at all.
+    fn splice_from(&self, origin: &Channel) -> Option<u64> {
+        let possible = self.client.is_kernel() && origin.is_kernel() && self.shared.support.no_splice.is_none();
+        possible.then_some(crate::app::SPLICE_FROM)
+    }
+}
+
+struct Done {
+    status: u16,
+    close_client: bool,
+    reuse_origin: bool,
+}
+
+/// A failed upload that is the client's fault. One that is the origin's is no reason to stop reading its answer.
+fn client_fault(result: &Result<(), RelayError>) -> Option<Failure> {
+    match result {
+        Ok(()) | Err(RelayError::To(_)) => None,
+        Err(RelayError::From(ChannelError::TimedOut)) => Some(Failure::client("request_body_timed_out", 408)),
+        Err(error @ RelayError::Framing(fault)) => Some(Failure::client(error.reason(), fault.status())),
+        Err(error @ RelayError::TooLarge) => Some(Failure::client(error.reason(), 413)),
+        Err(error @ (RelayError::From(_) | RelayError::Incomplete)) => Some(Failure::client(error.reason(), 400)),
+    }
+}
+
+/// A fault of the origin while its head is read.
+struct HeadFault {
+    failure: Failure,
+    /// The connection broke without a byte of an answer.
+    unanswered: bool,
+}
+
+/// The answer's way: from the origin's session to the client's.
+struct Answer<'a> {
+    shared: &'a Shared,
+    client: &'a Channel,
+    origin: &'a Channel,
+    buffer: &'a mut Buffer,
+    scanner: HeadScanner,
+    limits: HeadLimits,
+    body_bytes: u64,
+    exchange: Exchange,
+    request_sent: Option<Instant>,
+    interims: u32,
+    via: Option<&'a str>,
+}
+
+impl<'a> Answer<'a> {
+    fn new(request: &Request<'a>, origin: &'a Channel, buffer: &'a mut Buffer) -> Self {
+        Self {
+            shared: request.shared,
+            client: request.client,
+            origin,
+            buffer,
+            scanner: HeadScanner::new(),
+            limits: request.live.response_limits(),
+            body_bytes: u64::MAX,
+            exchange: request.head.exchange(false),
+            request_sent: None,
+            interims: 0,
+            via: None,
+        }
+    }
+
+    /// How long to wait for the head: not limited while the request is on its way, since the upload has its own
+    /// deadline; short when the origin stopped taking it.
+    fn patience(&self, uploaded: Option<&Result<(), RelayError>>, response: Duration) -> Patience {
+        response_patience(match (uploaded, self.request_sent) {
+            (Some(Ok(())), Some(sent)) => Some(sent + response),
+            (Some(Err(_)), Some(sent)) => Some(sent + LAST_WORDS.min(response)),
+            _ => None,
+        })
+    }
+
+    async fn head(&mut self, patience: Patience) -> Result<ResponseHead, HeadFault> {
+        loop {
+            match parse_response_with(&mut self.scanner, self.buffer.filled(), &self.exchange, &self.limits) {
+                Ok(Some(head)) => return Ok(head),
+                Ok(None) => {}
+                Err(error) => {
+                    return Err(HeadFault {
+                        failure: Failure::origin(ResponseError::reason(error), 502),
+                        unanswered: false,
+                    });
+                }
+            }
+            let unanswered = self.buffer.is_empty();
+            match self.origin.read(self.buffer, patience).await {
+                Ok(Read::Data(_)) => {}
+                Ok(Read::Closed) => {
+                    return Err(HeadFault { failure: Failure::origin("closed_without_answer", 502), unanswered });
+                }
+                Err(ChannelError::TimedOut) => {
+                    return Err(HeadFault { failure: Failure::origin("response_timed_out", 504), unanswered: false });
+                }
+                Err(error) => {
+                    return Err(HeadFault { failure: Failure::origin(error.reason(), 502), unanswered });
+                }
+            }
+        }
+    }
+
+    /// Passes an interim response on, or drops it.
+    async fn interim(&mut self, head: &ResponseHead, plan: &ResponsePlan, patience: Patience) -> Result<(), Failure> {
+        self.interims += 1;
+        if self.interims > MAX_INTERIM {
+            return Err(Failure::origin("interim_response_flood", 502));
+        }
+        let mut out = Vec::new();
+        write_response(head, self.buffer.filled(), plan, &self.options(), &mut out);
+        self.buffer.consume(head.head_len());
+        if !out.is_empty() {
+            self.client.write_all(&[&out], patience).await.map_err(|error| Failure::client(error.reason(), 0))?;
+        }
+        Ok(())
+    }
+
+    fn options(&self) -> ResponseOptions<'a> {
+        ResponseOptions { via: self.via, date: None, extra: b"" }
+    }
+
+    /// The relay of the answer's body, with the head pending.
+    fn begin(
+        self,
+        head: &ResponseHead,
+        plan: &ResponsePlan,
+        patience: Patience,
+        splice_from: Option<u64>,
+        moved: &'a Cell<Moved>,
+    ) -> Relay<'a> {
+        let mut pending = Vec::new();
+        write_response(head, self.buffer.filled(), plan, &self.options(), &mut pending);
+        self.buffer.consume(head.head_len());
+        Relay {
+            from: self.origin,
+            buffer: self.buffer,
+            to: self.client,
+            pending,
+            patience,
+            splice_from,
+            limit: self.body_bytes,
+            counters: &self.shared.counters,
+            moved,
+        }
+    }
+
+    fn broken(&self, failure: Failure, retry: bool, in_step: bool) -> Broken {
+        Broken::Before { failure, retry, in_step }
+    }
+}

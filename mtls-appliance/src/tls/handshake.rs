@@ -1,0 +1,152 @@
+//! Drives a handshake over a socket, and leaves the socket at a record boundary when the kernel shall take over.
+//!
+//! Deadlines are the caller's: wrap [`run`] in a timeout.
+
+use std::io;
+
+use rustix::net::{RecvFlags, recv};
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+
+use super::session::{Progress, Session};
+
+/// Bytes a peer may send before its handshake is complete: a generous chain, several times over.
+const MAX_HANDSHAKE_BYTES: usize = 128 * 1024;
+
+/// Largest TLS record on the wire: header, and 2^14 + 2048 bytes (RFC 5246 6.2.3; TLS 1.3 allows less).
+const MAX_RECORD: usize = 5 + 16_384 + 2_048;
+
+/// Why a handshake did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum HandshakeError {
+    /// rustls refused the peer.
+    #[error("{0}")]
+    Tls(#[from] rustls::Error),
+    /// The peer closed the connection.
+    #[error("the peer closed the connection during the handshake")]
+    Closed,
+    /// The peer sent more than any handshake needs.
+    #[error("the peer sent more than {MAX_HANDSHAKE_BYTES} bytes during the handshake")]
+    TooLong,
+    /// The socket failed.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+/// Runs the handshake of `session` over `tcp`.
+///
+/// With `exact` no byte beyond the last complete record is taken from the socket, so that the kernel can take over
+/// right there; complete application records that came along are decrypted into the session.
+///
+/// # Errors
+/// See [`HandshakeError`]. An alert for the peer has been written where TLS has one.
+pub async fn run(tcp: &TcpStream, session: &mut Session, exact: bool) -> Result<(), HandshakeError> {
+    let mut buffer = vec![0u8; MAX_RECORD];
+    let mut received = 0usize;
+    let mut progress = session.advance();
+    loop {
+        flush(tcp, session).await?;
+        match progress? {
+            Progress::Established => return Ok(()),
+            Progress::PeerClosed => return Err(HandshakeError::Closed),
+            Progress::Blocked => {}
+        }
+        let n = if exact { read_records(tcp, &mut buffer).await? } else { read_some(tcp, &mut buffer).await? };
+        if n == 0 {
+            return Err(HandshakeError::Closed);
+        }
+        received += n;
+        if received > MAX_HANDSHAKE_BYTES {
+            return Err(HandshakeError::TooLong);
+        }
+        progress = session.feed(&buffer[..n]);
+    }
+}
+
+async fn flush(tcp: &TcpStream, session: &mut Session) -> io::Result<()> {
+    while !session.outgoing().is_empty() {
+        match tcp.try_write(session.outgoing()) {
+            Ok(n) => session.written(n),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => tcp.writable().await?,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+async fn read_some(tcp: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match tcp.try_read(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => tcp.readable().await?,
+            other => return other,
+        }
+    }
+}
+
+/// Takes whole records only: looks first, then takes exactly those bytes.
+async fn read_records(tcp: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        let ready = tcp.ready(Interest::READABLE).await?;
+        let seen = tcp.try_io(Interest::READABLE, || {
+            let (_, n) = recv(tcp, &mut *buffer, RecvFlags::PEEK | RecvFlags::DONTWAIT)?;
+            match complete_records(&buffer[..n]) {
+                // Not enough yet: report "would block", so that the next wait is for new bytes, not for these.
+                0 if n != 0 && !ready.is_read_closed() => Err(io::ErrorKind::WouldBlock.into()),
+                whole => Ok(whole),
+            }
+        });
+        match seen {
+            Ok(0) => return Ok(0),
+            Ok(whole) => {
+                let (_, n) = recv(tcp, &mut buffer[..whole], RecvFlags::DONTWAIT)?;
+                return Ok(n);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Length of the complete records at the start of `bytes`.
+///
+/// Bytes that cannot be a TLS record are all returned as they are: rustls shall see and refuse them.
+fn complete_records(bytes: &[u8]) -> usize {
+    let mut end = 0;
+    while let Some(&[kind, major, _, high, low]) = bytes.get(end..end + 5) {
+        let length = usize::from(u16::from_be_bytes([high, low]));
+        if !(20..=23).contains(&kind) || major != 3 || 5 + length > MAX_RECORD {
+            return bytes.len();
+        }
+        if bytes.len() - end < 5 + length {
+            return end;
+        }
+        end += 5 + length;
+    }
+    if end == 0 && !bytes.is_empty() && !(20..=23).contains(&bytes[0]) {
+        return bytes.len();
+    }
+    end
+}
+
+#[cfg(test)]
+mod tests {
+    use super::complete_records;
+
+    #[test]
+    fn takes_whole_records_and_leaves_the_partial_one() {
+        let mut bytes = vec![22, 3, 3, 0, 2, 1, 2];
+        assert_eq!(complete_records(&bytes), 7);
+        bytes.extend_from_slice(&[23, 3, 3, 0, 5, 1]);
+        assert_eq!(complete_records(&bytes), 7);
+        assert_eq!(complete_records(&bytes[..6]), 0);
+        assert_eq!(complete_records(&bytes[..4]), 0);
+        assert_eq!(complete_records(&[]), 0);
+    }
+
+    #[test]
+    fn passes_on_what_is_not_tls() {
+        assert_eq!(complete_records(b"GET / HTTP/1.1\r\n"), 16);
+        assert_eq!(complete_records(b"G"), 1);
+        assert_eq!(complete_records(&[22, 9, 9, 0, 0, 0]), 6);
+    }
+}

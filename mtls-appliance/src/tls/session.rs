@@ -1,0 +1,324 @@
+//! The record layer in userspace, sans-IO: TLS bytes in, plaintext out, and the other way round.
+//!
+//! Wraps rustls's unbuffered connections, for clients and servers alike. It reads and writes no socket; that is done by
+//! [`super::handshake`] until the session is up and by [`crate::proxy::channel`] afterwards.
+
+use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
+use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
+use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
+use rustls::{Error, ProtocolVersion, SupportedCipherSuite};
+
+/// One side of a TLS connection.
+pub enum Connection {
+    /// We are the server (towards a caller).
+    Server(UnbufferedServerConnection),
+    /// We are the client (towards the origin).
+    Client(UnbufferedClientConnection),
+}
+
+/// What [`Session::advance`] came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// The handshake needs more bytes from the peer.
+    Blocked,
+    /// The session is up and there is nothing more to do with the bytes at hand.
+    Established,
+    /// The peer said close_notify; everything it sent before has been delivered.
+    PeerClosed,
+}
+
+/// A TLS session whose records are made here.
+pub struct Session {
+    connection: Connection,
+    /// Bytes from the peer that rustls has not consumed yet.
+    incoming: Vec<u8>,
+    /// Bytes for the peer that were not written yet.
+    outgoing: Vec<u8>,
+    /// Plaintext that nobody has taken yet.
+    plain: Vec<u8>,
+    plain_taken: usize,
+    peer_closed: bool,
+    server_name: Option<String>,
+}
+
+enum Step {
+    Again,
+    Done(Progress),
+}
+
+impl Session {
+    /// A session at its very beginning.
+    pub fn new(connection: Connection) -> Self {
+        Self {
+            connection,
+            incoming: Vec::new(),
+            outgoing: Vec::new(),
+            plain: Vec::new(),
+            plain_taken: 0,
+            peer_closed: false,
+            server_name: None,
+        }
+    }
+
+    /// Feeds bytes from the peer and processes all complete records.
+    ///
+    /// Afterwards [`Self::outgoing`] may hold bytes for the peer (an alert, too, when this fails).
+    ///
+    /// # Errors
+    /// What rustls found wrong with the peer.
+    pub fn feed(&mut self, bytes: &[u8]) -> Result<Progress, Error> {
+        self.incoming.extend_from_slice(bytes);
+        self.advance()
+    }
+
+    /// Processes what has been fed so far.
+    ///
+    /// # Errors
+    /// As [`Self::feed`].
+    pub fn advance(&mut self) -> Result<Progress, Error> {
+        loop {
+            match self.step() {
+                Ok(Step::Again) => {}
+                Ok(Step::Done(progress)) => {
+                    if progress == Progress::PeerClosed {
+                        self.peer_closed = true;
+                    }
+                    let progress = if self.peer_closed { Progress::PeerClosed } else { progress };
+                    if self.incoming.is_empty() {
+                        self.incoming = Vec::new();
+                    }
+                    return Ok(progress);
+                }
+                Err(error) => {
+                    // The bytes at hand must stay until then: rustls still points into them.
+                    self.collect_alert();
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    fn step(&mut self) -> Result<Step, Error> {
+        let Self { connection, incoming, outgoing, plain, server_name, .. } = self;
+        let (discard, step) = match connection {
+            Connection::Server(server) => {
+                let settled = settle(server.process_tls_records(incoming), outgoing, plain);
+                if let Some(name) = super::server::take_server_name() {
+                    *server_name = Some(name);
+                }
+                settled
+            }
+            Connection::Client(client) => settle(client.process_tls_records(incoming), outgoing, plain),
+        };
+        incoming.drain(..discard);
+        step
+    }
+
+    /// After an error rustls may still hold an alert for the peer; it gives that out before it looks at more input.
+    fn collect_alert(&mut self) {
+        let before = self.outgoing.len();
+        while matches!(self.step(), Ok(Step::Again)) && self.outgoing.len() == before {}
+    }
+
+    /// Encrypts `data` behind what is already outgoing.
+    ///
+    /// # Errors
+    /// The session cannot send (any more).
+    pub fn encrypt(&mut self, data: &[u8]) -> Result<(), Error> {
+        // An answer to a KeyUpdate must go out before anything that is encrypted with the new key.
+        self.advance()?;
+        let Self { connection, outgoing, .. } = self;
+        match connection {
+            Connection::Server(server) => write(server.process_tls_records(&mut []), outgoing, Some(data)),
+            Connection::Client(client) => write(client.process_tls_records(&mut []), outgoing, Some(data)),
+        }
+    }
+
+    /// Queues close_notify.
+    ///
+    /// # Errors
+    /// The session cannot send (any more).
+    pub fn close(&mut self) -> Result<(), Error> {
+        self.advance()?;
+        let Self { connection, outgoing, .. } = self;
+        match connection {
+            Connection::Server(server) => write(server.process_tls_records(&mut []), outgoing, None),
+            Connection::Client(client) => write(client.process_tls_records(&mut []), outgoing, None),
+        }
+    }
+
+    /// Bytes that are due to the peer.
+    pub fn outgoing(&self) -> &[u8] {
+        &self.outgoing
+    }
+
+    /// Forgets the first `n` outgoing bytes: they were written.
+    pub fn written(&mut self, n: usize) {
+        if n >= self.outgoing.len() {
+            // Keeps the allocation of a busy session, gives back that of a burst.
+            if self.outgoing.capacity() > 128 * 1024 {
+                self.outgoing = Vec::new();
+            } else {
+                self.outgoing.clear();
+            }
+        } else {
+            self.outgoing.drain(..n);
+        }
+    }
+
+    /// Gives back the memory that an idle session does not need.
+    pub fn trim(&mut self) {
+        if self.outgoing.is_empty() {
+            self.outgoing = Vec::new();
+        }
+        if self.pending() == 0 {
+            self.plain = Vec::new();
+            self.plain_taken = 0;
+        }
+    }
+
+    /// Plaintext bytes that wait to be taken.
+    pub fn pending(&self) -> usize {
+        self.plain.len() - self.plain_taken
+    }
+
+    /// Moves plaintext into `into`; returns the number of bytes.
+    pub fn take_plain(&mut self, into: &mut [u8]) -> usize {
+        let n = self.pending().min(into.len());
+        let end = self.plain_taken + n;
+        into[..n].copy_from_slice(&self.plain[self.plain_taken..end]);
+        self.plain_taken = end;
+        if self.plain_taken == self.plain.len() {
+            self.plain.clear();
+            self.plain_taken = 0;
+        }
+        n
+    }
+
+    /// Whether the peer has said close_notify.
+    pub fn peer_closed(&self) -> bool {
+        self.peer_closed
+    }
+
+    /// The name that the caller asked for (SNI).
+    pub fn server_name(&self) -> Option<&str> {
+        self.server_name.as_deref()
+    }
+
+    /// Bytes of an incomplete record.
+    pub fn undecrypted(&self) -> usize {
+        self.incoming.len()
+    }
+
+    /// The connection's negotiated facts.
+    pub fn facts(&self) -> Facts<'_> {
+        let (suite, version, certificates) = match &self.connection {
+            Connection::Server(c) => (c.negotiated_cipher_suite(), c.protocol_version(), c.peer_certificates()),
+            Connection::Client(c) => (c.negotiated_cipher_suite(), c.protocol_version(), c.peer_certificates()),
+        };
+        Facts { suite, version, certificates: certificates.unwrap_or_default() }
+    }
+
+    /// Takes the session apart: the connection, and the plaintext that nobody has taken yet.
+    pub fn into_parts(mut self) -> (Connection, Vec<u8>) {
+        let plain = self.plain.split_off(self.plain_taken);
+        (self.connection, plain)
+    }
+}
+
+/// What a handshake has agreed on.
+pub struct Facts<'a> {
+    /// The cipher suite.
+    pub suite: Option<SupportedCipherSuite>,
+    /// The protocol version.
+    pub version: Option<ProtocolVersion>,
+    /// The peer's chain, leaf first; empty when it has shown none.
+    pub certificates: &'a [rustls::pki_types::CertificateDer<'static>],
+}
+
+/// Gives access to `process_tls_records` results of both sides alike.
+trait Side {}
+impl Side for ServerConnectionData {}
+impl Side for ClientConnectionData {}
+
+fn settle<D: Side>(
+    status: UnbufferedStatus<'_, '_, D>,
+    outgoing: &mut Vec<u8>,
+    plain: &mut Vec<u8>,
+) -> (usize, Result<Step, Error>) {
+    let UnbufferedStatus { discard, state, .. } = status;
+    let step = match state {
+        Err(error) => Err(error),
+        Ok(ConnectionState::ReadTraffic(mut traffic)) => loop {
+            match traffic.next_record() {
+                Some(Ok(record)) => plain.extend_from_slice(record.payload),
+                Some(Err(error)) => break Err(error),
+                None => break Ok(Step::Again),
+            }
+        },
+        Ok(ConnectionState::EncodeTlsData(mut data)) => {
+            let start = outgoing.len();
+            match data.encode(&mut []) {
+                Err(EncodeError::InsufficientSize(needed)) => {
+                    outgoing.resize(start + needed.required_size, 0);
+                    match data.encode(&mut outgoing[start..]) {
+                        Ok(n) => {
+                            outgoing.truncate(start + n);
+                            Ok(Step::Again)
+                        }
+                        Err(error) => Err(Error::General(error.to_string())),
+                    }
+                }
+                Ok(_) => Ok(Step::Again),
+                Err(error) => Err(Error::General(error.to_string())),
+            }
+        }
+        Ok(ConnectionState::TransmitTlsData(data)) => {
+            // `outgoing` keeps its order and is always written before anything that comes later.
+            data.done();
+            Ok(Step::Again)
+        }
+        Ok(ConnectionState::BlockedHandshake) => Ok(Step::Done(Progress::Blocked)),
+        Ok(ConnectionState::WriteTraffic(_)) => Ok(Step::Done(Progress::Established)),
+        Ok(ConnectionState::PeerClosed | ConnectionState::Closed) => Ok(Step::Done(Progress::PeerClosed)),
+        // No early data is ever offered or accepted (`max_early_data_size` is 0).
+        Ok(ConnectionState::ReadEarlyData(_)) => Err(Error::General("early data".into())),
+        Ok(_) => Err(Error::General("unknown state".into())),
+    };
+    (discard, step)
+}
+
+fn write<D: Side>(
+    status: UnbufferedStatus<'_, '_, D>,
+    outgoing: &mut Vec<u8>,
+    data: Option<&[u8]>,
+) -> Result<(), Error> {
+    let mut traffic = match status.state? {
+        ConnectionState::WriteTraffic(traffic) => traffic,
+        _ => return Err(Error::General("the session cannot send".into())),
+    };
+    let start = outgoing.len();
+    let mut room = match data {
+        // Per 16 KiB record: header 5, content type 1, tag 16, and the explicit nonce 8 of TLS 1.2.
+        Some(data) => data.len() + (data.len() / 16_384 + 1) * 30,
+        None => 64,
+    };
+    loop {
+        outgoing.resize(start + room, 0);
+        let result = match data {
+            Some(data) => traffic.encrypt(data, &mut outgoing[start..]),
+            None => traffic.queue_close_notify(&mut outgoing[start..]),
+        };
+        match result {
+            Ok(n) => {
+                outgoing.truncate(start + n);
+                return Ok(());
+            }
+            Err(EncryptError::InsufficientSize(needed)) if needed.required_size > room => room = needed.required_size,
+            Err(error) => {
+                outgoing.truncate(start);
+                return Err(Error::General(error.to_string()));
+            }
+        }
+    }
+}
