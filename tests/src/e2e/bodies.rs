@@ -178,7 +178,7 @@ fn required_offload_without_kernel_tls_refuses_to_start(lab: &Lab) -> anyhow::Re
     if Feature::Ktls.missing().is_none() {
         return Err(Skip("this kernel has TLS".to_owned()).into());
     }
-    let settings = lab.settings("127.0.0.1:18399".parse()?, "127.0.0.1:9".parse()?)?.set("offload.mode", "required");
+    let settings = lab.settings(lab.free_address()?, "127.0.0.1:9".parse()?)?.set("offload.mode", "required");
     let finished = Appliance::run(lab, &Place::Here, "run", &settings)?;
     let code = finished.status.code();
     let output = finished.output();

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, ensure};
 use mtls_appliance_tests::harness::names::{EXIT_CONFIGURATION, EXIT_ENVIRONMENT};
-use mtls_appliance_tests::harness::{Appliance, Lab, Place, Settings};
+use mtls_appliance_tests::harness::{Appliance, Feature, Lab, Place, Settings};
 
 use crate::case::cases;
 
@@ -13,6 +13,7 @@ cases!("configuration":
     a_certificate_file_that_is_not_there_is_named,
     a_file_that_holds_no_certificate_is_named,
     a_key_that_does_not_belong_to_the_certificate_is_named,
+    a_key_that_may_not_be_read_is_named,
     an_empty_ca_list_is_refused,
     a_ca_file_without_certificates_is_refused,
     a_prefix_of_two_organisations_is_refused,
@@ -27,7 +28,7 @@ cases!("configuration":
 );
 
 fn good(lab: &Lab) -> anyhow::Result<Settings> {
-    lab.settings("127.0.0.1:18397".parse()?, "127.0.0.1:9".parse()?)
+    lab.settings(lab.free_address()?, "127.0.0.1:9".parse()?)
 }
 
 /// `check` and `run` both refuse with that code, and the message has all these parts and fits a screen.
@@ -108,6 +109,20 @@ fn a_key_that_does_not_belong_to_the_certificate_is_named(lab: &Lab) -> anyhow::
     }
     let settings = good(lab)?.set("origin.key", "edge.key");
     refused(lab, &settings, EXIT_CONFIGURATION, &["origin.key", "edge.key", "appliance-client.pem"]).map(drop)
+}
+
+fn a_key_that_may_not_be_read_is_named(lab: &Lab) -> anyhow::Result<()> {
+    Feature::Root.need()?;
+    let readable = ["appliance-client.key"];
+    for command in ["check", "run"] {
+        let finished = Appliance::run_as_nobody(lab, &Place::Here, command, &good(lab)?, &readable)?;
+        ensure!(finished.status.code() == Some(EXIT_CONFIGURATION), "{}: {}", finished.status, finished.output());
+        for part in ["tls.key", "edge.key"] {
+            ensure!(finished.stderr.contains(part), "no {part}: {}", finished.output());
+        }
+        ensure!(!finished.stderr.contains("appliance-client.key"), "{}", finished.output());
+    }
+    Ok(())
 }
 
 fn an_empty_ca_list_is_refused(lab: &Lab) -> anyhow::Result<()> {

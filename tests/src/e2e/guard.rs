@@ -20,6 +20,7 @@ cases!("guard":
     generic_mode_guards_as_well,
     an_interface_that_does_not_exist_is_refused,
     a_failed_start_leaves_nothing_attached,
+    without_privilege_the_guard_is_an_environment_error,
 );
 
 struct Guarded {
@@ -174,7 +175,7 @@ fn generic_mode_guards_as_well(lab: &Lab) -> anyhow::Result<()> {
 
 fn an_interface_that_does_not_exist_is_refused(lab: &Lab) -> anyhow::Result<()> {
     let pins = lab.path("bpf/guard").display().to_string();
-    let usual = lab.settings("127.0.0.1:18396".parse()?, "127.0.0.1:9".parse()?)?;
+    let usual = lab.settings(lab.free_address()?, "127.0.0.1:9".parse()?)?;
     let settings = settings(&pins, "auto")(usual).set("guard.interface", "mtlsnone0");
     let finished = Appliance::run(lab, &Place::Here, "run", &settings)?;
     let code = finished.status.code();
@@ -201,5 +202,23 @@ fn a_failed_start_leaves_nothing_attached(lab: &Lab) -> anyhow::Result<()> {
     ensure!(!attached(&net)?, "half attached: {}", net.front_link()?);
     let left = std::fs::read_dir(folder.join("guard")).map(|entries| entries.count()).unwrap_or_default();
     ensure!(left == 0, "{left} pinned objects were left behind");
+    Ok(())
+}
+
+fn without_privilege_the_guard_is_an_environment_error(lab: &Lab) -> anyhow::Result<()> {
+    Feature::Netns.need()?;
+    Feature::Xdp.need()?;
+    let net = Net::create()?;
+    let folder = lab.path("bpf");
+    let _bpf = BpfFs::mount(&folder)?;
+    let pins = folder.join("guard").display().to_string();
+    let origin = SocketAddr::new(Net::ORIGIN.parse()?, 9443);
+    let settings = settings(&pins, "auto")(lab.settings(at(Net::REGISTERED)?, origin)?);
+    let readable = ["edge.key", "appliance-client.key"];
+    let finished = Appliance::run_as_nobody(lab, &net.appliance, "run", &settings, &readable)?;
+    ensure!(finished.status.code() == Some(EXIT_ENVIRONMENT), "{}: {}", finished.status, finished.output());
+    ensure!(finished.stderr.contains("CAP_") || finished.stderr.contains("root"), "no remedy: {}", finished.output());
+    ensure!(finished.stderr.contains("guard"), "the guard is not named: {}", finished.output());
+    ensure!(!attached(&net)?);
     Ok(())
 }

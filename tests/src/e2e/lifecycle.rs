@@ -110,7 +110,7 @@ fn status_tells_listeners_certificates_and_offload(lab: &Lab) -> anyhow::Result<
 }
 
 fn status_of_a_stopped_appliance_says_so(lab: &Lab) -> anyhow::Result<()> {
-    let settings = lab.settings("127.0.0.1:18398".parse()?, "127.0.0.1:9".parse()?)?;
+    let settings = lab.settings(lab.free_address()?, "127.0.0.1:9".parse()?)?;
     let finished = Appliance::run(lab, &Place::Here, "status", &settings)?;
     ensure!(!finished.status.success() && finished.status.code().is_some(), "{}", finished.output());
     ensure!(finished.stderr.contains("control.sock"), "the socket is not named: {}", finished.output());
@@ -160,7 +160,7 @@ fn it_tells_systemd_when_it_is_ready(lab: &Lab) -> anyhow::Result<()> {
     let socket = std::os::unix::net::UnixDatagram::bind(&path)?;
     socket.set_read_timeout(Some(Duration::from_secs(10)))?;
     let notify = path.display().to_string();
-    let settings = lab.settings("127.0.0.1:18395".parse()?, origin.address())?;
+    let settings = lab.settings(lab.free_address()?, origin.address())?;
     let mut appliance = Appliance::start_with(lab, &Place::Here, &settings, &[("NOTIFY_SOCKET", &notify)])?;
     let mut told = String::new();
     let mut wait_for = |word: &str| -> anyhow::Result<()> {

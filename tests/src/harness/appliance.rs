@@ -1,6 +1,8 @@
 //! The appliance under test, run as the installed binary.
 
 use std::net::SocketAddr;
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -69,6 +71,33 @@ impl Appliance {
         let mut invocation = Command::new(appliance_binary()?);
         invocation.arg(command).arg("--config").arg(configuration);
         Process::start(&format!("mtls-appliance {command}"), place, &mut invocation)?.wait(Deadline::seconds(PATIENCE))
+    }
+
+    /// Runs it to its end as the user `nobody`, who may read the certificates, and of the keys those in `readable`.
+    ///
+    /// # Errors
+    /// When this process is not root, or the command does not end in time.
+    pub fn run_as_nobody(
+        lab: &Lab,
+        place: &Place,
+        command: &str,
+        settings: &Settings,
+        readable: &[&str],
+    ) -> anyhow::Result<Finished> {
+        const NOBODY: u32 = 65_534;
+        let configuration = lab.path("appliance.toml");
+        settings.write(&configuration)?;
+        // The folder that the binary lies in may be closed to others.
+        let binary = lab.path("mtls-appliance");
+        std::fs::copy(appliance_binary()?, &binary)?;
+        for path in [configuration.clone(), lab.path("")].into_iter().chain(readable.iter().map(|name| lab.path(name)))
+        {
+            chown(&path, Some(NOBODY), Some(NOBODY)).with_context(|| format!("cannot give away {}", path.display()))?;
+        }
+        let mut invocation = Command::new(&binary);
+        invocation.arg(command).arg("--config").arg(&configuration).uid(NOBODY).gid(NOBODY);
+        Process::start(&format!("mtls-appliance {command} as nobody"), place, &mut invocation)?
+            .wait(Deadline::seconds(PATIENCE))
     }
 
     /// Starts it again with the same configuration after it ended, without additional environment variables.

@@ -1,6 +1,6 @@
 //! What the machine may lack, and whether a test may then be skipped.
 //!
-//! `MTLS_REQUIRE` (comma list of `netns`, `ktls`, `xdp`, or `all`) turns a skip for that reason into a failure.
+//! `MTLS_REQUIRE` (comma list of `netns`, `ktls`, `xdp`, `nginx`, `root`, or `all`) turns a skip for that reason into a failure.
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -20,6 +20,8 @@ pub enum Feature {
     Xdp,
     /// The nginx executable.
     Nginx,
+    /// Being root, to become someone else.
+    Root,
 }
 
 /// A test that cannot run here; carried as an error to the runner, which reports it as ignored.
@@ -43,6 +45,7 @@ impl Feature {
             Self::Ktls => "ktls",
             Self::Xdp => "xdp",
             Self::Nginx => "nginx",
+            Self::Root => "root",
         }
     }
 
@@ -79,6 +82,7 @@ impl Feature {
             Self::Ktls => ktls_missing(),
             Self::Xdp => XDP.get_or_init(|| network::probe_bpf().err().map(|e| format!("no BPF: {e:#}"))).clone(),
             Self::Nginx => super::lab::tool("nginx").err().map(|e| format!("{e:#}")),
+            Self::Root => (!rustix::process::geteuid().is_root()).then(|| "this user is not root".to_owned()),
         }
     }
 }

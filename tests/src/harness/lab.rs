@@ -76,6 +76,14 @@ impl Lab {
         ))
     }
 
+    /// A local address that nobody listens on.
+    ///
+    /// # Errors
+    /// When every port is taken.
+    pub fn free_address(&self) -> anyhow::Result<SocketAddr> {
+        Ok(local(free_port()?))
+    }
+
     /// The scripted origin on a free local port.
     ///
     /// # Errors
