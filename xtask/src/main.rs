@@ -5,8 +5,10 @@
 mod bpf;
 mod build;
 mod cargo;
+mod cargo_tool;
 mod certs;
 mod debian;
+mod deny;
 mod exec;
 mod progress;
 mod test;
@@ -56,6 +58,10 @@ enum Command {
     /// Boots in seconds under QEMU's software emulation (no KVM, no privilege). The command runs as root with the tools
     /// first in PATH; its exit code becomes that of xtask.
     Vm(vm::VmArguments),
+    /// Check licences and sources of the crates against deny.toml
+    ///
+    /// Builds the pinned cargo-deny under target/provision/ the first time, which takes minutes.
+    Deny,
     /// Run all tests: unit, end-to-end here, end-to-end on Debian's kernels
     ///
     /// The last line is `N passed, M failed`, with `, K skipped` where something was. Each skip is named with its reason;
@@ -79,6 +85,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Bpf(arguments) => bpf::main(&workspace, &arguments)?,
         Command::Build => build::main(&workspace)?,
         Command::Certs(arguments) => certs::main(&workspace, arguments)?,
+        Command::Deny => deny::main(&workspace)?,
         Command::Tools => tools::main(&workspace)?,
         Command::Vm(arguments) => return vm::main(&workspace, arguments),
         Command::Test(arguments) => return test::main(&workspace, &arguments),

@@ -16,14 +16,16 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
+    cargo_tool::CargoTool,
     debian::{self, Pins},
     exec,
-    progress::Step,
-    workspace::{Workspace, create_dir, remove_tree},
+    workspace::{Workspace, create_dir},
 };
 
 const ROOT: &str = "bpf-toolchain";
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
+/// Where the root has shared libraries; libc, libstdc++ and libgcc_s are those of the machine.
+const LIBRARY_PATH: [&str; 2] = [LIBRARIES, "lib/x86_64-linux-gnu"];
 
 /// A compiler and a linker that fit.
 #[derive(Debug)]
@@ -122,13 +124,17 @@ fn llvm_of_linker(program: &[u8]) -> Option<u32> {
 /// bpf-linker built against Debian's LLVM; the directory it is in.
 fn debian_linker(workspace: &Workspace, root: &Path) -> Result<PathBuf> {
     let pin = Pins::load()?.bpf_linker;
-    let prefix = workspace.provision().join(format!("bpf-linker-{}-llvm{}", pin.version, pin.llvm));
-    let directory = prefix.join("bin");
-    if directory.join("bpf-linker").is_file() {
+    let tool = CargoTool {
+        name: "bpf-linker",
+        version: &pin.version,
+        variant: &format!("-llvm{}", pin.llvm),
+        label: &format!("bpf-linker {} against LLVM {}", pin.version, pin.llvm),
+    };
+    if let Some(directory) = tool.installed(workspace) {
         return Ok(directory);
     }
     let version =
-        exec::capture(Command::new(root.join("usr/bin/rustc")).arg("-vV").env("LD_LIBRARY_PATH", root.join(LIBRARIES)))
+        exec::capture(Command::new(root.join("usr/bin/rustc")).arg("-vV").env("LD_LIBRARY_PATH", library_path(root)?))
             .context("Debian's rustc does not run here; remove target/provision and try again")?;
     if llvm_of_rustc(&version) != Some(pin.llvm) {
         bail!(
@@ -137,38 +143,25 @@ fn debian_linker(workspace: &Workspace, root: &Path) -> Result<PathBuf> {
             pin.llvm
         );
     }
-    let _lock = debian::Lock::take(&workspace.provision())?;
-    if directory.join("bpf-linker").is_file() {
-        return Ok(directory);
-    }
-
-    let step = Step::begin(format!("building bpf-linker {} against LLVM {}", pin.version, pin.llvm));
-    let scratch = workspace.provision().join("build/bpf-linker");
-    // All that linking needs of an LLVM installation is its shared library under the usual name.
-    let llvm = scratch.join("llvm");
-    remove_tree(&llvm)?;
-    create_dir(&llvm.join("lib"))?;
-    let library = find_library(&root.join(LIBRARIES), pin.llvm)?;
-    for name in ["libLLVM.so".to_owned(), format!("libLLVM-{}.so", pin.llvm)] {
-        symlink(&library, llvm.join("lib").join(name)).context("cannot link LLVM's library")?;
-    }
-    exec::capture(
-        workspace
-            .cargo()
-            .args(["install", "--locked", "--force", "bpf-linker", "--version", &pin.version])
-            .args(["--no-default-features", "--features", &format!("llvm-{}", pin.llvm), "--root"])
-            .arg(&prefix)
-            .arg("--target-dir")
-            .arg(scratch.join("target"))
-            .env_remove("RUSTFLAGS")
-            .env("CARGO_PROFILE_RELEASE_DEBUG", "0")
+    tool.install(workspace, |scratch, command| {
+        // All that linking needs of an LLVM installation is its shared library under the usual name.
+        let llvm = scratch.join("llvm");
+        create_dir(&llvm.join("lib"))?;
+        let library = find_library(&root.join(LIBRARIES), pin.llvm)?;
+        for name in ["libLLVM.so".to_owned(), format!("libLLVM-{}.so", pin.llvm)] {
+            symlink(&library, llvm.join("lib").join(name)).context("cannot link LLVM's library")?;
+        }
+        command
+            .args(["--no-default-features", "--features", &format!("llvm-{}", pin.llvm)])
             .env("LLVM_PREFIX", &llvm)
-            .env("LD_LIBRARY_PATH", root.join(LIBRARIES)),
-    )
-    .context("bpf-linker cannot be built: are a C compiler (`cc`) and the crate registry there?")?;
-    remove_tree(&scratch)?;
-    step.done();
-    Ok(directory)
+            .env("LD_LIBRARY_PATH", library_path(root)?);
+        Ok(())
+    })
+}
+
+fn library_path(root: &Path) -> Result<OsString> {
+    env::join_paths(LIBRARY_PATH.map(|directory| root.join(directory)))
+        .with_context(|| format!("{} cannot stand in a library path", root.display()))
 }
 
 fn find_library(directory: &Path, major: u32) -> Result<PathBuf> {
@@ -206,7 +199,7 @@ impl Toolchain {
                 command
                     .env("PATH", prepend_to_path(linker)?)
                     .env("RUSTC", root.join("usr/bin/rustc"))
-                    .env("LD_LIBRARY_PATH", root.join(LIBRARIES))
+                    .env("LD_LIBRARY_PATH", library_path(root)?)
                     // Attributes and assembly of the BPF target are unstable, and this compiler is a stable one.
                     .env("RUSTC_BOOTSTRAP", "1");
                 command

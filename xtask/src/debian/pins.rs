@@ -15,6 +15,8 @@ pub(crate) struct Pins {
     roots: BTreeMap<String, RootPins>,
     /// The linker built from source for the BPF toolchain.
     pub(crate) bpf_linker: BpfLinker,
+    /// The checker of licences and sources.
+    pub(crate) cargo_deny: CargoDeny,
     /// The virtual machine.
     pub(crate) guest: Guest,
 }
@@ -53,6 +55,14 @@ pub(crate) struct BpfLinker {
     pub(crate) version: String,
     /// Major version of LLVM, the same as the compiler's.
     pub(crate) llvm: u32,
+}
+
+/// cargo-deny's pinned version.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CargoDeny {
+    /// Version on crates.io.
+    pub(crate) version: String,
 }
 
 /// One pinned package.

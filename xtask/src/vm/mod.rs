@@ -30,7 +30,7 @@ pub(crate) struct VmArguments {
     /// The kernel: 6.1, 6.12 or 7.x
     #[arg(long, default_value = "6.1")]
     kernel: Kernel,
-    /// A file or directory to take along, to /host/<its name> or to a place of your choice; may be repeated
+    /// A file or directory to take along, to /host/NAME or to a place of your choice; may be repeated
     #[arg(long = "with", value_name = "PATH[:PLACE]")]
     files: Vec<String>,
     /// Memory of the machine; its files are in it too
