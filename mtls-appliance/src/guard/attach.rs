@@ -22,9 +22,9 @@ use crate::config::{self, GuardMode};
 use crate::registry::Registry;
 
 pub(super) fn attach(config: &config::Guard, registry: &Registry) -> Result<Guard, GuardError> {
+    let interface = environment::find_interface(&config.interface)?;
     object::required()?;
     environment::check_privileges()?;
-    let interface = environment::find_interface(&config.interface)?;
     environment::check_pin_dir(&config.pin_dir)?;
 
     let pins = Pins::new(&config.pin_dir, &config.interface);
@@ -40,6 +40,9 @@ pub(super) fn attach(config: &config::Guard, registry: &Registry) -> Result<Guar
     pins.create_folder(&mut undo)?;
     let mut ebpf = load_object(&mut EbpfLoader::new())?;
     let keep_maps = pins.maps_fit(&ebpf)?;
+    if earlier.is_some() && !keep_maps {
+        log::warn!(target: "guard", "the maps in {} do not fit this version: counters start anew", pins.folder().display());
+    }
     if keep_maps {
         let mut loader = EbpfLoader::new();
         pins.reuse(&mut loader);

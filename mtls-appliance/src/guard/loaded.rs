@@ -1,5 +1,6 @@
 //! The program in the kernel, attached to nothing: for asking it about single packets.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aya::programs::{ProgramError, TestRun, TestRunOptions, Xdp};
@@ -16,8 +17,8 @@ use crate::registry::Registry;
 #[derive(Debug)]
 pub struct LoadedGuard {
     ebpf: Ebpf,
-    tables: Tables,
-    log: DropLog,
+    tables: Mutex<Tables>,
+    log: Mutex<Option<DropLog>>,
     config: config::Guard,
 }
 
@@ -32,7 +33,8 @@ impl LoadedGuard {
         load_program(&mut ebpf)?;
         let log = DropLog::take(&mut ebpf)?;
         let tables = Tables::take(&mut ebpf)?;
-        let mut guard = LoadedGuard { ebpf, tables, log, config: config.clone() };
+        let guard =
+            LoadedGuard { ebpf, tables: Mutex::new(tables), log: Mutex::new(Some(log)), config: config.clone() };
         guard.update_registry(registry)?;
         Ok(guard)
     }
@@ -41,9 +43,10 @@ impl LoadedGuard {
     ///
     /// # Errors
     /// When the registry is too large or the kernel refuses.
-    pub fn update_registry(&mut self, registry: &Registry) -> Result<(), GuardError> {
-        let filled = self.tables.fill(contents(&self.config, registry))?;
-        self.tables.activate(filled)
+    pub fn update_registry(&self, registry: &Registry) -> Result<(), GuardError> {
+        let mut tables = self.tables();
+        let filled = tables.fill(contents(&self.config, registry))?;
+        tables.activate(filled)
     }
 
     /// Runs the program over a packet, `repeat` times: what it returned (`XDP_DROP` is 1, `XDP_PASS` 2) and how long one run
@@ -51,8 +54,9 @@ impl LoadedGuard {
     ///
     /// # Errors
     /// When the kernel refuses: it wants at least an Ethernet header and at most a page.
-    pub fn run(&mut self, packet: &[u8], repeat: u32) -> Result<(u32, Duration), GuardError> {
-        let result = program(&mut self.ebpf)?
+    pub fn run(&self, packet: &[u8], repeat: u32) -> Result<(u32, Duration), GuardError> {
+        let result = self
+            .program()?
             .test_run(TestRunOptions { data_in: Some(packet), repeat, ..TestRunOptions::default() })
             .map_err(GuardError::kernel("running the program over a packet"))?;
         Ok((result.return_value, result.duration))
@@ -63,21 +67,31 @@ impl LoadedGuard {
     /// # Errors
     /// When the kernel does not let them be read.
     pub fn counters(&self) -> Result<GuardCounters, GuardError> {
-        self.tables.counters()
+        self.tables().counters()
     }
 
-    /// Logs the sampled drops so far.
-    pub fn flush_log(&mut self) {
-        self.log.flush();
+    /// As [`super::Guard::log_stream`].
+    pub fn log_stream(&self) -> Option<DropLog> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// How many instructions the verifier looked at; `None` before Linux 5.16.
     ///
     /// # Errors
     /// When the kernel does not tell.
-    pub fn verified_instructions(&mut self) -> Result<Option<u32>, GuardError> {
-        let info = program(&mut self.ebpf)?.info().map_err(GuardError::kernel("asking about the program"))?;
+    pub fn verified_instructions(&self) -> Result<Option<u32>, GuardError> {
+        let info = self.program()?.info().map_err(GuardError::kernel("asking about the program"))?;
         Ok(info.verified_instruction_count())
+    }
+
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn program(&self) -> Result<&Xdp, GuardError> {
+        let doing = "looking for the program in its object";
+        let program = self.ebpf.program(PROGRAM).ok_or(ProgramError::UnexpectedProgramType);
+        program.and_then(TryInto::try_into).map_err(GuardError::kernel(doing))
     }
 }
 

@@ -94,7 +94,6 @@ impl Pins {
             };
             let wanted = map_data(fresh, name)?.info().map_err(GuardError::kernel("reading the layout of a map"))?;
             if Shape::of(&pinned)? != Shape::of(&wanted)? {
-                log::warn!(target: "guard", "the pinned map {name} has another layout: maps and counters start anew");
                 return Ok(false);
             }
         }

@@ -1,0 +1,401 @@
+//! The XDP program in the kernel against the pure verdict: the same packets, the same answers. No network is touched: packets
+//! are run through the loaded program with `BPF_PROG_TEST_RUN`.
+//!
+//! Needs root (or the capabilities), a kernel with BPF and a build with the program in it. Without them each test is skipped
+//! by name; with `xdp` in `MTLS_REQUIRE`, or `CI=true`, that is a failure.
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+
+use std::io::Write;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+use mtls_appliance::config::{self, GuardMode};
+use mtls_appliance::guard::{GuardCounters, GuardError, LoadedGuard};
+use mtls_appliance::registry::{self, Registry};
+use mtls_appliance_common::{Action, Address, Frame, Judgement, Reason, Tables, judge};
+
+const PORTS: [u16; 3] = [443, 8443, 65535];
+const FIRST: &str = r#"
+[[organisation]]
+codes = ["ORGA"]
+name = "A"
+serial_numbers = ["1"]
+sources = ["198.51.100.0/24", "192.0.2.77", "2001:db8:a::/48"]
+
+[[organisation]]
+codes = ["ORGB"]
+name = "B"
+serial_numbers = ["2"]
+sources = ["203.0.113.128/25", "2001:db8:b::7"]
+"#;
+const SECOND: &str = r#"
+[[organisation]]
+codes = ["NEW"]
+name = "New"
+serial_numbers = ["3"]
+sources = ["10.0.0.0/8"]
+
+[[organisation]]
+codes = ["ORGB"]
+name = "B"
+serial_numbers = ["2"]
+sources = ["198.51.100.0/24", "2001:db8:b::/64"]
+"#;
+
+/// What the program's maps hold, for the pure verdict.
+struct Pure<'a>(&'a Registry);
+
+impl Tables for Pure<'_> {
+    fn guards(&self, _: &Address, port: u16) -> bool {
+        PORTS.contains(&port)
+    }
+
+    fn organisation(&self, source: &Address) -> Option<u32> {
+        let source = match source {
+            Address::V4(octets) => IpAddr::from(*octets),
+            Address::V6(octets) => IpAddr::from(*octets),
+        };
+        self.0.prefixes().find(|(prefix, _)| prefix.contains(&source)).map(|(_, at)| at as u32)
+    }
+}
+
+fn registry(text: &str) -> Registry {
+    static NUMBER: Mutex<u32> = Mutex::new(0);
+    let mut number = NUMBER.lock().unwrap();
+    *number += 1;
+    let file = std::env::temp_dir().join(format!("guard-registry-{}-{number}.toml", std::process::id()));
+    std::fs::write(&file, text).unwrap();
+    let registry = registry::load(std::slice::from_ref(&file)).unwrap();
+    std::fs::remove_file(file).unwrap();
+    registry
+}
+
+/// The program with this registry, or `None` where it cannot be: then the test is skipped.
+fn loaded(test: &str, registry: &Registry) -> Option<LoadedGuard> {
+    let config = config::Guard {
+        interface: "lo".to_owned(),
+        ports: PORTS.to_vec(),
+        mode: GuardMode::Auto,
+        pin_dir: PathBuf::from("/sys/fs/bpf/unused"),
+        log_per_second: 1,
+    };
+    let reason = match LoadedGuard::load(&config, registry) {
+        Ok(guard) => return Some(guard),
+        Err(error @ (GuardError::NoProgram | GuardError::Privileges { .. } | GuardError::NoBpf(_))) => error,
+        Err(error) => panic!("{error}"),
+    };
+    let required = std::env::var("MTLS_REQUIRE").is_ok_and(|list| list.split(',').any(|feature| feature == "xdp"));
+    assert!(!required && std::env::var("CI").as_deref() != Ok("true"), "cannot be skipped here: {reason}");
+    // Around the test harness, which would keep it to itself.
+    std::io::stdout().write_all(format!("skipped: guard::{test}: {reason}\n").as_bytes()).unwrap();
+    None
+}
+
+fn ethernet(ethertype: u16, payload: &[u8]) -> Vec<u8> {
+    [&[2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2][..], &ethertype.to_be_bytes(), payload].concat()
+}
+
+fn tcp(port: u16) -> Vec<u8> {
+    [&[0xc0, 0x00][..], &port.to_be_bytes(), &[0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 255, 255, 0, 0, 0, 0]].concat()
+}
+
+fn ipv4(source: [u8; 4], options: u8, fragment: u16, protocol: u8, payload: &[u8]) -> Vec<u8> {
+    let header = 20 + usize::from(options) * 4;
+    let mut bytes = vec![0x45 + options, 0];
+    bytes.extend(((header + payload.len()) as u16).to_be_bytes());
+    bytes.extend([0, 1]);
+    bytes.extend(fragment.to_be_bytes());
+    bytes.extend([64, protocol, 0, 0]);
+    bytes.extend(source);
+    bytes.extend([192, 0, 2, 1]);
+    bytes.resize(header, 1);
+    bytes.extend(payload);
+    bytes
+}
+
+fn ipv6(source: IpAddr, extensions: &[(u8, Vec<u8>)], last: u8, payload: &[u8]) -> Vec<u8> {
+    let IpAddr::V6(source) = source else { panic!("{source} is not IPv6") };
+    let mut body = Vec::new();
+    for (position, (_, bytes)) in extensions.iter().enumerate() {
+        body.push(extensions.get(position + 1).map_or(last, |(next, _)| *next));
+        body.extend(bytes);
+    }
+    body.extend(payload);
+    let mut bytes = vec![0x60, 0, 0, 0];
+    bytes.extend((body.len() as u16).to_be_bytes());
+    bytes.extend([extensions.first().map_or(last, |(first, _)| *first), 64]);
+    bytes.extend(source.octets());
+    bytes.extend([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+    bytes.extend(body);
+    bytes
+}
+
+/// Destination or hop-by-hop options of this length in units of 8 bytes, after the first.
+fn options(units: u8) -> Vec<u8> {
+    let mut bytes = vec![units, 1];
+    bytes.resize(7 + usize::from(units) * 8, 0);
+    bytes
+}
+
+fn fragment(offset: u16, more: u16) -> Vec<u8> {
+    [&[0][..], &(offset << 3 | more).to_be_bytes(), &[0, 0, 0, 1]].concat()
+}
+
+fn tagged(tags: usize, ethertype: u16, payload: &[u8]) -> Vec<u8> {
+    let mut frame = ethernet(if tags == 0 { ethertype } else { 0x88a8 }, &[]);
+    for tag in 0..tags {
+        frame.extend([0, 5]);
+        frame.extend(if tag + 1 == tags { ethertype } else { 0x8100 }.to_be_bytes());
+    }
+    frame.extend(payload);
+    frame
+}
+
+/// Packets of every kind that the verdict tells apart.
+fn corpus() -> Vec<Vec<u8>> {
+    let mut frames = vec![ethernet(0x0806, &[0; 28]), ethernet(0x88cc, &[0; 50]), ethernet(0x0040, &[0; 64])];
+    for source in [[198, 51, 100, 7], [192, 0, 2, 77], [192, 0, 2, 78], [203, 0, 113, 127], [203, 0, 113, 128]] {
+        for port in [22, 442, 443, 8443, 65534, 65535] {
+            frames.push(ethernet(0x0800, &ipv4(source, 0, 0, 6, &tcp(port))));
+        }
+    }
+    let stranger = [9, 9, 9, 9];
+    for count in 0..=10 {
+        frames.push(ethernet(0x0800, &ipv4(stranger, count, 0, 6, &tcp(443))));
+        frames.push(tagged(usize::from(count), 0x0800, &ipv4(stranger, 0, 0, 6, &tcp(443))));
+    }
+    for bits in [0x2000, 0x2001, 0x0001, 0x2002, 0x1fff, 0x4000] {
+        for length in [4, 8, 13, 14, 20] {
+            frames.push(ethernet(0x0800, &ipv4(stranger, 0, bits, 6, &tcp(443)[..length])));
+        }
+    }
+    for protocol in [1, 17, 50, 132] {
+        frames.push(ethernet(0x0800, &ipv4(stranger, 0, 0, protocol, &tcp(443))));
+    }
+    let sources = ["2001:db8:a::1", "2001:db8:b::7", "2001:db8:b::8", "fe80::1"].map(|source| source.parse().unwrap());
+    for source in sources {
+        for port in [22, 443] {
+            frames.push(ethernet(0x86dd, &ipv6(source, &[], 6, &tcp(port))));
+        }
+        for count in 0..=8 {
+            for last in [6, 58] {
+                let chain: Vec<_> = (0..count).map(|i| (if i == 0 { 0 } else { 60 }, options(i))).collect();
+                frames.push(ethernet(0x86dd, &ipv6(source, &chain, last, &tcp(443))));
+            }
+        }
+        for (offset, more) in [(0, 0), (0, 1), (1, 1), (1, 0), (2, 1), (100, 0)] {
+            for length in [0, 8, 14, 20] {
+                let payload = &tcp(443)[..length];
+                let header = (44, fragment(offset, more));
+                frames.push(ethernet(0x86dd, &ipv6(source, std::slice::from_ref(&header), 6, payload)));
+                frames.push(tagged(2, 0x86dd, &ipv6(source, &[header, (60, options(1))], 6, payload)));
+            }
+        }
+        let authentication = (51, [&[4, 0][..], &[7; 21]].concat());
+        frames.push(ethernet(0x86dd, &ipv6(source, &[authentication, (43, options(2))], 6, &tcp(443))));
+        // As long as six headers can be within what a test run takes, which is less than a page.
+        frames.push(ethernet(0x86dd, &ipv6(source, &vec![(60, options(60)); 6], 6, &tcp(443))));
+    }
+    frames
+}
+
+/// xorshift64*: the same packets in every run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % bound
+    }
+
+    /// A packet with some bytes changed, most of them in the headers, and perhaps cut short.
+    fn mutate(&mut self, frame: &[u8]) -> Vec<u8> {
+        let mut frame = frame.to_vec();
+        for _ in 0..self.below(4) {
+            let reach = frame.len().min(100);
+            let at = 12 + self.below(reach - 12);
+            frame[at] = match self.below(3) {
+                0 => self.below(256) as u8,
+                1 => [0, 4, 5, 6, 43, 44, 51, 58, 59, 60, 0x45, 0x60, 0x81][self.below(13)],
+                _ => frame[at] ^ 1 << self.below(8),
+            };
+        }
+        if self.below(4) == 0 {
+            // The kernel wants the Ethernet header at least.
+            let length = 14 + self.below(frame.len() - 13);
+            frame.truncate(length);
+        }
+        frame
+    }
+}
+
+/// The one reason that was counted between two readings, and the organisation, if any.
+fn counted(before: &GuardCounters, after: &GuardCounters) -> (&'static str, Option<String>) {
+    let mut reasons = after.reasons.iter().filter(|count| count.packets != before.reason(count.reason));
+    let reason = reasons.next().expect("nothing was counted");
+    assert_eq!(reason.packets, before.reason(reason.reason) + 1);
+    assert_eq!(reasons.next(), None, "two reasons for one packet");
+    let mut organisations =
+        after.organisations.iter().filter(|count| count.packets != before.organisation(&count.code));
+    let organisation = organisations.next().map(|count| count.code.clone());
+    assert_eq!(organisations.next(), None, "two organisations for one packet");
+    (reason.reason, organisation)
+}
+
+#[track_caller]
+fn compare(guard: &mut LoadedGuard, registry: &Registry, frames: impl Iterator<Item = Vec<u8>>) {
+    let mut before = guard.counters().unwrap();
+    for frame in frames {
+        let Judgement { reason, organisation, .. } = judge(&Frame(&frame), &Pure(registry));
+        let (returned, _) = guard.run(&frame, 1).unwrap();
+        let after = guard.counters().unwrap();
+        let counted = counted(&before, &after);
+        let organisation = organisation.map(|at| registry.organisations[at as usize].codes[0].clone());
+        assert_eq!(counted, (reason.name(), organisation), "{frame:02x?}");
+        let expected = match reason.action() {
+            Action::Drop => 1,
+            Action::Pass => 2,
+        };
+        assert_eq!(returned, expected, "{reason:?} {frame:02x?}");
+        before = after;
+    }
+}
+
+#[test]
+fn the_program_and_the_pure_verdict_agree_on_crafted_packets() {
+    let registry = registry(FIRST);
+    let corpus = corpus();
+    for reason in Reason::ALL {
+        let some = corpus.iter().any(|frame| judge(&Frame(frame), &Pure(&registry)).reason == *reason);
+        assert!(some || *reason == Reason::MalformedIp, "no packet for {reason:?}");
+    }
+    let Some(mut guard) = loaded("the_program_and_the_pure_verdict_agree_on_crafted_packets", &registry) else {
+        return;
+    };
+    compare(&mut guard, &registry, corpus.into_iter());
+}
+
+#[test]
+fn the_program_and_the_pure_verdict_agree_on_mutated_packets() {
+    let registry = registry(FIRST);
+    let Some(mut guard) = loaded("the_program_and_the_pure_verdict_agree_on_mutated_packets", &registry) else {
+        return;
+    };
+    let corpus = corpus();
+    let mut random = Random(0x6d74_6c73);
+    let frames: Vec<_> = (0..20_000)
+        .map(|_| {
+            let at = random.below(corpus.len());
+            random.mutate(&corpus[at])
+        })
+        .collect();
+    for reason in Reason::ALL {
+        let count = frames.iter().filter(|frame| judge(&Frame(frame), &Pure(&registry)).reason == *reason).count();
+        assert!(count >= 10, "only {count} packets for {reason:?}");
+    }
+    compare(&mut guard, &registry, frames.into_iter());
+}
+
+#[test]
+fn a_new_registry_takes_effect_and_organisations_keep_their_counters() {
+    let (first, second) = (registry(FIRST), registry(SECOND));
+    let Some(mut guard) = loaded("a_new_registry_takes_effect_and_organisations_keep_their_counters", &first) else {
+        return;
+    };
+    let from = |source| ethernet(0x0800, &ipv4(source, 0, 0, 6, &tcp(443)));
+    let (a, b, new) = (from([198, 51, 100, 1]), from([203, 0, 113, 200]), from([10, 1, 2, 3]));
+    let verdicts = |guard: &mut LoadedGuard| [&a, &b, &new].map(|frame| guard.run(frame, 1).unwrap().0);
+    assert_eq!(verdicts(&mut guard), [2, 2, 1]);
+    // Twice each way: both banks are filled and emptied.
+    for _ in 0..2 {
+        guard.update_registry(&second).unwrap();
+        assert_eq!(verdicts(&mut guard), [2, 1, 2]);
+        compare(&mut guard, &second, corpus().into_iter());
+        guard.update_registry(&first).unwrap();
+        assert_eq!(verdicts(&mut guard), [2, 2, 1]);
+        compare(&mut guard, &first, corpus().into_iter());
+    }
+    let before = guard.counters().unwrap();
+    assert_eq!(guard.run(&b, 5).unwrap().0, 2);
+    let after = guard.counters().unwrap();
+    assert_eq!(after.organisation("ORGB"), before.organisation("ORGB") + 5);
+    assert_eq!(after.organisation("NEW"), before.organisation("NEW"));
+    assert!(!after.organisations.iter().any(|count| count.code == "NEW" && count.registered));
+}
+
+#[test]
+fn a_reload_under_load_never_lets_go_of_who_is_in_both_registries() {
+    let (first, second) = (registry(FIRST), registry(SECOND));
+    let name = "a_reload_under_load_never_lets_go_of_who_is_in_both_registries";
+    let Some(guard) = loaded(name, &first) else { return };
+    // 198.51.100.0/24 is in both, of another organisation; 9.9.9.9 in none.
+    let known = ethernet(0x0800, &ipv4([198, 51, 100, 1], 0, 0, 6, &tcp(443)));
+    let stranger = ethernet(0x0800, &ipv4([9, 9, 9, 9], 0, 0, 6, &tcp(443)));
+    let guard = &guard;
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let packets = scope.spawn(|| {
+            let mut runs = 0u64;
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                guard.run(&known, 10_000).unwrap();
+                guard.run(&stranger, 10_000).unwrap();
+                runs += 1;
+            }
+            runs
+        });
+        for reload in 0..200 {
+            guard.update_registry(if reload % 2 == 0 { &second } else { &first }).unwrap();
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        let runs = packets.join().unwrap();
+        let counters = guard.counters().unwrap();
+        assert_eq!(counters.reason("registered"), runs * 10_000);
+        assert_eq!(counters.reason("unregistered_source"), runs * 10_000);
+        let organisations = counters.organisation("ORGA") + counters.organisation("ORGB");
+        assert_eq!(organisations, runs * 10_000);
+        assert!(runs > 10 && counters.organisation("ORGB") > 0, "{runs} runs: the load did not meet the reloads");
+    });
+}
+
+#[test]
+fn a_flood_of_drops_does_not_become_a_flood_of_logs() {
+    static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+    struct Collect;
+    impl log::Log for Collect {
+        fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+            metadata.target() == "guard"
+        }
+        fn log(&self, record: &log::Record<'_>) {
+            if record.target() == "guard" {
+                LINES.lock().unwrap().push(record.args().to_string());
+            }
+        }
+        fn flush(&self) {}
+    }
+    let registry = registry(FIRST);
+    let Some(guard) = loaded("a_flood_of_drops_does_not_become_a_flood_of_logs", &registry) else { return };
+    log::set_logger(&Collect).unwrap();
+    log::set_max_level(log::LevelFilter::Info);
+    let begin = std::time::Instant::now();
+    let stranger: IpAddr = "2001:db8:dead::1".parse().unwrap();
+    guard.run(&ethernet(0x86dd, &ipv6(stranger, &[], 6, &tcp(8443))), 1_000_000).unwrap();
+    let seconds = begin.elapsed().as_secs() as usize;
+    let mut log = guard.log_stream().unwrap();
+    log.flush();
+    let lines = LINES.lock().unwrap();
+    // One a second, and one that the rate allows at once.
+    assert!(!lines.is_empty() && lines.len() <= seconds + 2, "{} lines in {seconds} s", lines.len());
+    assert_eq!(lines[0], "dropped 2001:db8:dead::1 port 49152 to 2001:db8::1 port 8443: unregistered_source");
+}
+
+#[test]
+fn the_verifier_needs_far_less_than_its_limit() {
+    let Some(guard) = loaded("the_verifier_needs_far_less_than_its_limit", &registry(FIRST)) else { return };
+    // The kernel gives up at a million instructions; other versions prune less well.
+    if let Some(count) = guard.verified_instructions().unwrap() {
+        assert!(count < 250_000, "{count}");
+    }
+}
