@@ -19,7 +19,7 @@ use super::{
 use crate::{
     exec,
     progress::{Step, note},
-    workspace::{create_dir, write},
+    workspace::{create_dir, read, write},
 };
 
 /// How old a package index may be before it is fetched again.
@@ -62,20 +62,21 @@ impl Suite {
             create_dir(&suite.directory.join(part))?;
         }
         write(&suite.directory.join("status"), "")?;
-        write(&suite.directory.join("sources.list"), sources_list(name, &mirrors))?;
         write(&suite.directory.join("apt.conf"), configuration(&suite.directory))?;
-        suite.update()?;
+        suite.update(&sources_list(name, &mirrors))?;
         Ok(suite)
     }
 
-    fn update(&self) -> Result<()> {
+    /// Fetches the index, unless that was done for the same sources a while ago.
+    fn update(&self, sources: &str) -> Result<()> {
         let stamp = self.directory.join("updated");
-        let fresh = fs::metadata(&stamp)
+        let recent = fs::metadata(&stamp)
             .and_then(|metadata| metadata.modified())
             .is_ok_and(|time| SystemTime::now().duration_since(time).is_ok_and(|age| age < INDEX_AGE));
-        if fresh {
+        if recent && read(&stamp).is_ok_and(|present| present == sources) {
             return Ok(());
         }
+        write(&self.directory.join("sources.list"), sources)?;
         let step = Step::begin(format!("reading Debian's package index ({})", self.name));
         exec::capture(self.apt("apt-get").arg("update").args(["-o", "APT::Update::Error-Mode=any"])).with_context(|| {
             format!(
@@ -83,7 +84,7 @@ impl Suite {
                 self.name
             )
         })?;
-        write(&stamp, "")?;
+        write(&stamp, sources)?;
         step.done();
         Ok(())
     }

@@ -30,5 +30,7 @@ done </modules/order
 cd /root
 sh /run-this/command </dev/null
 code=$?
+# Nothing of the kernel's in the middle of the last line.
+dmesg -n 1
 echo "$MARK $code"
 poweroff -f
