@@ -46,7 +46,8 @@ struct Stage<'a> {
     net: Net,
     origin: Origin,
     appliance: Appliance,
-    before: TlsStat,
+    /// `None` where the kernel has no TLS.
+    before: Option<TlsStat>,
 }
 
 fn show() -> anyhow::Result<bool> {
@@ -67,7 +68,7 @@ fn show() -> anyhow::Result<bool> {
     say(&format!("kernel {}; sessions: {}", text(&started["kernel"]), text(&started["offload"])));
     say(&format!("guard: {} on {}", text(&started["guard"]["mode"]), text(&started["guard"]["interface"])));
 
-    let before = TlsStat::of(appliance.pid())?;
+    let before = TlsStat::of(appliance.pid()).ok();
     let mut stage = Stage { lab: &lab, net, origin, appliance, before };
     type Show = fn(&mut Stage<'_>) -> anyhow::Result<String>;
     let acts: [(&str, Show); 8] = [
@@ -195,8 +196,9 @@ fn upload(stage: &mut Stage<'_>) -> anyhow::Result<String> {
 
 fn in_kernel(stage: &mut Stage<'_>) -> anyhow::Result<String> {
     Feature::Ktls.need()?;
+    let before = stage.before.as_ref().context("/proc/net/tls_stat could not be read at the start")?;
     let after = TlsStat::of(stage.appliance.pid())?;
-    let rose = |name| after.since(&stage.before, name);
+    let rose = |name| after.since(before, name);
     println!(
         "   /proc/net/tls_stat in the appliance's host: TlsTxSw +{}, TlsRxSw +{}",
         rose("TlsTxSw"),
