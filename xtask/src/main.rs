@@ -8,6 +8,7 @@ mod cargo;
 mod cargo_tool;
 mod certs;
 mod debian;
+mod demo;
 mod deny;
 mod exec;
 mod progress;
@@ -62,6 +63,12 @@ enum Command {
     ///
     /// Builds the pinned cargo-deny under target/provision/ the first time, which takes minutes.
     Deny,
+    /// Show the main job on three hosts with real curl
+    ///
+    /// Caller, appliance and origin as network namespaces, the guard attached, a 64 MiB body each way. Runs in a virtual
+    /// machine by itself where this machine's kernel has no TLS. Ends with a table of what was shown; exit code 1 if
+    /// anything was not.
+    Demo(demo::DemoArguments),
     /// Run all tests: unit, end-to-end here, end-to-end on Debian's kernels
     ///
     /// The last line is `N passed, M failed`, with `, K skipped` where something was. Each skip is named with its reason;
@@ -88,6 +95,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Deny => deny::main(&workspace)?,
         Command::Tools => tools::main(&workspace)?,
         Command::Vm(arguments) => return vm::main(&workspace, arguments),
+        Command::Demo(arguments) => return demo::main(&workspace, &arguments),
         Command::Test(arguments) => return test::main(&workspace, &arguments),
     }
     Ok(ExitCode::SUCCESS)

@@ -35,7 +35,7 @@ use crate::{
 const TESTS: &str = "e2e";
 const APPLIANCE: &str = "mtls-appliance";
 /// Where they appear in the virtual machine.
-const IN_GUEST: &str = "/host";
+pub(crate) const IN_GUEST: &str = "/host";
 
 /// What `cargo xtask test` takes.
 #[derive(Debug, Args)]
@@ -112,15 +112,22 @@ fn row(stage: &Stage) -> String {
 }
 
 /// What the end-to-end tests need, on this machine.
-struct Bench {
+pub(crate) struct Bench {
     tests: PathBuf,
-    appliance: PathBuf,
-    certificates: PathBuf,
-    tools: Tools,
+    /// The appliance.
+    pub(crate) appliance: PathBuf,
+    /// The development PKI.
+    pub(crate) certificates: PathBuf,
+    /// curl and the like.
+    pub(crate) tools: Tools,
 }
 
 impl Bench {
-    fn prepare(workspace: &Workspace) -> Result<Self> {
+    /// Builds and provisions everything.
+    ///
+    /// # Errors
+    /// When something cannot be built or had.
+    pub(crate) fn prepare(workspace: &Workspace) -> Result<Self> {
         build::build(workspace)?;
         let bench = Self {
             tests: workspace.dist().join(TESTS),
@@ -138,7 +145,7 @@ impl Bench {
 }
 
 /// The environment of the end-to-end tests.
-fn environment(
+pub(crate) fn environment(
     appliance: &Path,
     certificates: &Path,
     tools: &Path,
@@ -268,7 +275,8 @@ fn listen(command: &mut Command, prefix: &str) -> Result<(Reading, bool)> {
     Ok((reading, child.wait()?.success()))
 }
 
-fn is_root() -> Result<bool> {
+/// Whether this process may do everything.
+pub(crate) fn is_root() -> Result<bool> {
     let own = std::fs::metadata("/proc/self").context("/proc is not mounted")?;
     Ok(own.uid() == 0)
 }
