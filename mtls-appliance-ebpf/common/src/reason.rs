@@ -66,7 +66,8 @@ reasons! {
     ShortFirstFragment = 8, "short_first_fragment", Drop;
     /// A fragment at offset 1 (8 bytes), which would overwrite TCP's flags (RFC 3128).
     FragmentOffsetOne = 9, "fragment_offset_one", Drop;
-    /// More than [`crate::layout::MAX_IPV6_EXTENSION_HEADERS`] extension headers.
+    /// An IPv6 header chain that cannot be followed to its end: more than
+    /// [`crate::layout::MAX_IPV6_EXTENSION_HEADERS`] extension headers, or one that lies beyond what the program can read.
     Ipv6HeaderLimit = 10, "ipv6_header_limit", Drop;
 }
 

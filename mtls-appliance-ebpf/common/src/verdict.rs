@@ -183,7 +183,12 @@ fn ipv6(packet: &impl Packet, at: usize) -> Result<Segment, Reason> {
             return Err(Reason::Ipv6HeaderLimit);
         }
         seen += 1;
-        let extension: [u8; 4] = packet.bytes(at + IPV6_HEADER + walked).ok_or(incomplete(first_fragment))?;
+        let inside = payload_length == 0 || payload_length >= walked + 4;
+        let Some(extension) = packet.bytes::<4>(at + IPV6_HEADER + walked) else {
+            // The packet says that the chain goes on where it cannot be read: beyond a cut, which the stack discards, or in
+            // a further part of a packet larger than a page, which the stack reads.
+            return Err(if inside && !first_fragment { Reason::Ipv6HeaderLimit } else { incomplete(first_fragment) });
+        };
         // RFC 8200 section 4: in units of 8 bytes, not counting the first. RFC 4302 section 2.2: in units of 4 bytes, not
         // counting the first two. A fragment header's second byte is reserved, its length fixed.
         let length = match next {
@@ -229,7 +234,7 @@ fn later_fragment(offset: u16, protocol: u8) -> Result<(), Reason> {
     }
 }
 
-/// An IPv6 header chain that the packet does not hold in full.
+/// An IPv6 header chain that is longer than the payload.
 #[inline(always)]
 const fn incomplete(first_fragment: bool) -> Reason {
     if first_fragment { Reason::ShortFirstFragment } else { Reason::MalformedIp }

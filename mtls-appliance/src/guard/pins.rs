@@ -138,8 +138,13 @@ impl Pins {
     /// Removes the pin of a link that does not hold the interface any more: it was removed or renamed.
     pub(super) fn remove_dead_link(&self) -> Result<(), GuardError> {
         match std::fs::remove_file(self.link()) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.refused(&error)),
-            _ => Ok(()),
+            Ok(()) => {
+                let folder = self.folder.display();
+                log::warn!(target: "guard", "the link in {folder} was of an interface that was removed or renamed: removed");
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(self.refused(&error)),
         }
     }
 

@@ -281,7 +281,7 @@ fn ipv6_that_is_not_tcp_or_not_ipv6_passes() {
         ("ESP hides what follows", Reason::NotTcp, ipv6(STRANGER_V6, &[], 50, &tcp(443))),
         ("version 4", Reason::MalformedIp, wrong_version),
         ("header cut short", Reason::MalformedIp, ipv6(STRANGER_V6, &[], 6, &[])[..53].to_vec()),
-        ("extension missing", Reason::MalformedIp, ipv6(STRANGER_V6, &[], 60, &[])),
+        ("extension missing", Reason::MalformedIp, ipv6_raw(STRANGER_V6, 60, 3, &[])),
         ("extension longer than the packet", Reason::MalformedIp, ipv6(STRANGER_V6, &[(60, vec![9; 7])], 6, &[])),
     ]);
 }
@@ -300,6 +300,8 @@ fn ipv6_extension_headers_are_walked_up_to_the_limit() {
     }
     let authentication = (51, vec![4, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
     check(vec![
+        ("extension missing, length 0", Reason::Ipv6HeaderLimit, ipv6(STRANGER_V6, &[], 60, &[])),
+        ("extension where it cannot be read", Reason::Ipv6HeaderLimit, ipv6_raw(STRANGER_V6, 60, 4000, &[])),
         (
             "authentication header, in units of 4",
             Reason::UnregisteredSource,
@@ -348,7 +350,7 @@ fn ipv6_fragments() {
 }
 
 #[test]
-fn no_prefix_of_any_packet_panics_or_lets_a_stranger_reach_a_guarded_port() {
+fn no_prefix_of_a_packet_panics_or_lets_a_stranger_reach_a_guarded_port() {
     let frames = [
         ipv4(Ipv4 { options: 3, payload: &tcp(443), ..Ipv4::default() }),
         ipv6(STRANGER_V6, &[(0, options(1)), (44, fragment(0, true)), (60, options(2))], 6, &tcp(443)),
