@@ -122,6 +122,8 @@ async fn connection(socket: TcpStream, peer: SocketAddr, acceptor: &TlsAcceptor,
         let request = match tokio::time::timeout(PATIENCE, wire.request()).await {
             Ok(Ok(Some(request))) => request,
             Ok(Ok(None)) => break "closed by the client".to_owned(),
+            // The transport's end is no fault of what was sent.
+            Ok(Err(error)) if error.is::<std::io::Error>() => break format!("{error:#}"),
             Ok(Err(error)) => {
                 journal.malformed(id, &format!("{error:#}"));
                 let _ = wire.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").await;
