@@ -88,7 +88,7 @@ fn an_unregistered_source_is_dropped_and_counted_and_a_registered_one_passes(lab
 }
 
 fn ipv6_is_guarded_too(lab: &Lab) -> anyhow::Result<()> {
-    let Guarded { net, appliance, _bpf, .. } = guarded(lab, "auto")?;
+    let Guarded { net, appliance, origin: _origin, _bpf } = guarded(lab, "auto")?;
     answers(lab, &net, Net::REGISTERED_V6)?;
     let before = appliance.guard_packets(UNREGISTERED_SOURCE)?;
     ensure!(!connects(&net, Net::UNREGISTERED_V6)?, "an unregistered source connected");
@@ -96,7 +96,7 @@ fn ipv6_is_guarded_too(lab: &Lab) -> anyhow::Result<()> {
 }
 
 fn other_traffic_passes(lab: &Lab) -> anyhow::Result<()> {
-    let Guarded { net, appliance, _bpf, .. } = guarded(lab, "auto")?;
+    let Guarded { net, appliance, origin: _origin, _bpf } = guarded(lab, "auto")?;
     // TCP to another port, for an unregistered source. Reaching it at all needs ARP or neighbour discovery to pass.
     for ip in [Net::UNREGISTERED, Net::UNREGISTERED_V6] {
         let address = SocketAddr::new(ip.parse()?, 22);
@@ -120,7 +120,7 @@ fn other_traffic_passes(lab: &Lab) -> anyhow::Result<()> {
 }
 
 fn a_reload_changes_who_gets_in(lab: &Lab) -> anyhow::Result<()> {
-    let Guarded { net, mut appliance, _bpf, .. } = guarded(lab, "auto")?;
+    let Guarded { net, mut appliance, origin: _origin, _bpf } = guarded(lab, "auto")?;
     ensure!(connects(&net, Net::REGISTERED)? && !connects(&net, Net::UNREGISTERED)?);
     let swapped = dev_pki::REGISTRY.replace("10.77.2.0/24", "10.77.3.0/24").replace("fd77:2::/64", "fd77:3::/64");
     ensure!(swapped != dev_pki::REGISTRY);
@@ -133,7 +133,7 @@ fn a_reload_changes_who_gets_in(lab: &Lab) -> anyhow::Result<()> {
 }
 
 fn killing_the_daemon_leaves_the_guard_attached_and_a_restart_takes_it_over(lab: &Lab) -> anyhow::Result<()> {
-    let Guarded { net, mut appliance, _bpf, .. } = guarded(lab, "auto")?;
+    let Guarded { net, mut appliance, origin: _origin, _bpf } = guarded(lab, "auto")?;
     ensure!(!connects(&net, Net::UNREGISTERED)?);
     let before = appliance.wait_guard_packets(UNREGISTERED_SOURCE, 1)?;
     appliance.process().signal(Signal::KILL)?;
@@ -154,7 +154,7 @@ fn killing_the_daemon_leaves_the_guard_attached_and_a_restart_takes_it_over(lab:
 }
 
 fn an_orderly_stop_leaves_the_guard_as_it_says(lab: &Lab) -> anyhow::Result<()> {
-    let Guarded { net, mut appliance, _bpf, .. } = guarded(lab, "auto")?;
+    let Guarded { net, mut appliance, origin: _origin, _bpf } = guarded(lab, "auto")?;
     appliance.process().signal(Signal::TERM)?;
     let finished = appliance.process().wait(Deadline::seconds(20))?;
     ensure!(finished.status.success(), "{}", finished.output());
@@ -166,7 +166,7 @@ fn an_orderly_stop_leaves_the_guard_as_it_says(lab: &Lab) -> anyhow::Result<()> 
 }
 
 fn generic_mode_guards_as_well(lab: &Lab) -> anyhow::Result<()> {
-    let Guarded { net, appliance, _bpf, .. } = guarded(lab, "generic")?;
+    let Guarded { net, appliance, origin: _origin, _bpf } = guarded(lab, "generic")?;
     ensure!(net.front_link()?.contains("xdpgeneric"), "{}", net.front_link()?);
     answers(lab, &net, Net::REGISTERED)?;
     ensure!(!connects(&net, Net::UNREGISTERED)?);

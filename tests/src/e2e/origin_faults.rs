@@ -104,7 +104,8 @@ fn a_body_longer_than_its_length_is_never_delivered_to_the_next_request(lab: &La
             let whole = response.status == 200 && response.sha256 == pattern::sha256(length);
             ensure!(whole || response.status == 502, "{length}+{extra}: {:?}", response.head);
             if let Ok(next) = client.get("/bytes/7", &[]) {
-                ensure!(next.body == pattern::bytes(7), "{:?}", next.text());
+                // Bytes that come only after the next request was sent look like its answer; they are none.
+                ensure!(next.body == pattern::bytes(7) || next.status == 502, "{:?}", next.text());
             }
         }
         in_step(lab, &appliance)?;

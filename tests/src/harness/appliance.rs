@@ -58,7 +58,7 @@ impl Appliance {
     /// # Errors
     /// When it does not end in time.
     pub fn run(lab: &Lab, place: &Place, command: &str, settings: &Settings) -> anyhow::Result<Finished> {
-        let configuration = lab.path("appliance.toml");
+        let configuration = lab.path("candidate.toml");
         settings.write(&configuration)?;
         Self::run_with_file(place, command, &configuration)
     }
@@ -85,7 +85,7 @@ impl Appliance {
         readable: &[&str],
     ) -> anyhow::Result<Finished> {
         const NOBODY: u32 = 65_534;
-        let configuration = lab.path("appliance.toml");
+        let configuration = lab.path("candidate.toml");
         settings.write(&configuration)?;
         // The folder that the binary lies in may be closed to others.
         let binary = lab.path("mtls-appliance");

@@ -3,7 +3,7 @@
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use serde_json::Value;
 
 use super::lab::{free_port, local, tool};
@@ -79,6 +79,10 @@ impl Origin {
     pub fn wait_journal(&self, event: &str, like: impl Fn(&Value) -> bool) -> anyhow::Result<Value> {
         wait_until(&format!("the origin to note {event:?}"), Deadline::seconds(PATIENCE), || {
             Ok(self.journal(event)?.into_iter().find(|line| like(line)))
+        })
+        .map_err(|error| {
+            let noted = std::fs::read_to_string(&self.log).unwrap_or_default();
+            anyhow!("{error:#}; it noted:\n{noted}")
         })
     }
 
