@@ -302,7 +302,11 @@ async fn sampled_drops(shared: &Shared, guard: Option<&Guard>) {
 
 /// Loads everything anew and puts it in force in one step; on any mistake everything stays as it is.
 fn reload(shared: &Shared, guard: Option<&Guard>) {
-    notify(&[sd_notify::NotifyState::Reloading]);
+    // `Type=notify-reload` wants to know when the reload began.
+    match sd_notify::NotifyState::monotonic_usec_now() {
+        Ok(now) => notify(&[sd_notify::NotifyState::Reloading, now]),
+        Err(_) => notify(&[sd_notify::NotifyState::Reloading]),
+    }
     let before = shared.live.load_full();
     let outcome = load(&before.config.path, before.generation + 1)
         .and_then(|live| {

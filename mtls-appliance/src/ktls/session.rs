@@ -91,10 +91,20 @@ pub struct KernelSession {
 }
 
 impl KernelSession {
+    /// Makes the socket ready for a hand-over. No key is set yet, so whatever this says, the session can still go on in
+    /// userspace.
+    ///
+    /// # Errors
+    /// The kernel has no TLS, or the connection is not fully open any more: it takes over sockets in the state
+    /// ESTABLISHED only, which a peer that has already sent its FIN has left.
+    pub fn prepare(socket: BorrowedFd<'_>) -> io::Result<()> {
+        sys::enable(socket)
+    }
+
     /// Hands an established session to the kernel; returns it and the plaintext that came along with the handshake.
     ///
-    /// Everything that can be checked without touching the socket is checked by the caller beforehand
-    /// ([`super::Support::takes`]); once this has begun there is no way back to userspace.
+    /// Everything that can be checked is checked by the caller beforehand ([`super::Support::takes`],
+    /// [`Self::prepare`]); once this has begun there is no way back to userspace.
     ///
     /// # Errors
     /// The socket must then be closed.
@@ -115,7 +125,6 @@ impl KernelSession {
             Keys::Client(keys) => keys.negotiated_cipher_suite(),
         };
         let ExtractedSecrets { tx, rx } = secrets;
-        sys::enable(socket)?;
         install(socket, suite, Direction::Transmit, tx)?;
         install(socket, suite, Direction::Receive, rx)?;
         let tls13 = matches!(suite, SupportedCipherSuite::Tls13(_));
