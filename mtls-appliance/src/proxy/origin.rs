@@ -193,9 +193,8 @@ pub(super) fn establish(
         0 => Ok(()),
         n => Err(NotOffloaded::HandOver(format!("{n} bytes of an incomplete record were read already"))),
     });
-    let taken = taken.and_then(|()| {
-        KernelSession::prepare(tcp.as_fd()).map_err(|error| NotOffloaded::HandOver(error.to_string()))
-    });
+    let taken = taken
+        .and_then(|()| KernelSession::prepare(tcp.as_fd()).map_err(|error| NotOffloaded::HandOver(error.to_string())));
     match taken {
         Ok(()) => {
             let (kernel, early) = KernelSession::hand_over(tcp.as_fd(), session)?;

@@ -20,6 +20,7 @@ cases!("guard":
     generic_mode_guards_as_well,
     an_interface_that_does_not_exist_is_refused,
     a_failed_start_leaves_nothing_attached,
+    detaching_opens_the_interface_and_leaves_no_pins,
     without_privilege_the_guard_is_an_environment_error,
 );
 
@@ -220,5 +221,23 @@ fn without_privilege_the_guard_is_an_environment_error(lab: &Lab) -> anyhow::Res
     ensure!(finished.stderr.contains("CAP_") || finished.stderr.contains("root"), "no remedy: {}", finished.output());
     ensure!(finished.stderr.contains("guard"), "the guard is not named: {}", finished.output());
     ensure!(!attached(&net)?);
+    Ok(())
+}
+
+fn detaching_opens_the_interface_and_leaves_no_pins(lab: &Lab) -> anyhow::Result<()> {
+    let Guarded { net, mut appliance, _bpf, .. } = guarded(lab, "auto")?;
+    ensure!(attached(&net)? && !connects(&net, Net::UNREGISTERED)?);
+    appliance.process().signal(Signal::TERM)?;
+    appliance.process().wait(Deadline::seconds(40))?;
+    ensure!(attached(&net)?, "an orderly stop detached the guard");
+    let configuration = lab.path("appliance.toml");
+    let detach = || Appliance::run_with_file(&net.appliance, "guard detach", &configuration);
+    let finished = detach()?;
+    ensure!(finished.status.success() && finished.stdout.contains("removed"), "{}", finished.output());
+    ensure!(!attached(&net)?, "{}", net.front_link()?);
+    let left = std::fs::read_dir(lab.path("bpf/guard")).map(|entries| entries.count()).unwrap_or_default();
+    ensure!(left == 0, "{left} pinned objects were left behind");
+    let again = detach()?;
+    ensure!(again.status.success() && again.stdout.contains("no guard"), "{}", again.output());
     Ok(())
 }

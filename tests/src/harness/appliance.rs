@@ -69,7 +69,7 @@ impl Appliance {
     /// When it does not end in time.
     pub fn run_with_file(place: &Place, command: &str, configuration: &Path) -> anyhow::Result<Finished> {
         let mut invocation = Command::new(appliance_binary()?);
-        invocation.arg(command).arg("--config").arg(configuration);
+        invocation.args(command.split(' ')).arg("--config").arg(configuration);
         Process::start(&format!("mtls-appliance {command}"), place, &mut invocation)?.wait(Deadline::seconds(PATIENCE))
     }
 
