@@ -18,6 +18,7 @@ mod load;
 mod origin_faults;
 mod origin_tls;
 mod other_stacks;
+mod records;
 mod refusals;
 mod reload;
 mod scripted_origin;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         calls::CASES,
         identity::CASES,
         refusals::CASES,
+        records::CASES,
         strictness::CASES,
         bodies::CASES,
         truncation::CASES,

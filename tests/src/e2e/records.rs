@@ -1,0 +1,179 @@
+//! TLS control records after the hand-over: key updates, alerts, close_notify, in every state of a connection.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use mtls_appliance_tests::harness::{Appliance, Client, Deadline, Feature, Lab, wait_until};
+use mtls_appliance_tests::pattern;
+
+use crate::case::cases;
+
+cases!("records":
+    a_caller_renews_its_keys_between_requests,
+    a_caller_renews_its_keys_within_an_upload,
+    a_caller_renews_its_keys_during_a_download,
+    a_flood_of_key_updates_ends_the_connection,
+    an_idle_caller_that_says_close_notify_gets_one_back,
+    close_notify_within_a_head_is_no_request,
+    the_origins_tickets_do_not_disturb_the_answer,
+);
+
+/// Whether a session can follow new keys here: always in userspace, in the kernel from 6.14 on.
+fn can_renew() -> anyhow::Result<bool> {
+    if Feature::Ktls.missing().is_some() {
+        return Ok(true);
+    }
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse::<u32>().unwrap_or(0));
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    Ok(version >= (6, 14))
+}
+
+/// The counters of a kernel session are added up when it ends.
+fn renewed(appliance: &Appliance, client: Client, at_least: u64) -> anyhow::Result<()> {
+    drop(client);
+    if Feature::Ktls.missing().is_some() {
+        return Ok(());
+    }
+    wait_until("renewed keys to be counted", Deadline::seconds(10), || {
+        Ok((appliance.counter("keys_renewed")? >= at_least).then_some(()))
+    })
+}
+
+/// On a kernel that cannot renew keys the connection ends, said to be for that, and nothing else is harmed.
+fn ended_for_it(lab: &Lab, appliance: &mut Appliance, before: u64) -> anyhow::Result<()> {
+    wait_until("the reason to be counted", Deadline::seconds(10), || Ok((ends(appliance)? > before).then_some(())))?;
+    ensure!(lab.client(appliance)?.get("/bytes/100", &[])?.body == pattern::bytes(100));
+    appliance.must_be_alive()
+}
+
+fn ends(appliance: &Appliance) -> anyhow::Result<u64> {
+    let status = appliance.status()?;
+    let counters = status["counters"].as_object().cloned().unwrap_or_default();
+    let named = counters.iter().filter(|(name, _)| name.ends_with(".key_update_not_possible"));
+    Ok(named.filter_map(|(_, value)| value.as_u64()).sum())
+}
+
+fn a_caller_renews_its_keys_between_requests(lab: &Lab) -> anyhow::Result<()> {
+    let origin = lab.origin()?;
+    let mut appliance = lab.appliance(&origin)?;
+    let mut client = lab.client(&appliance)?;
+    ensure!(client.get("/bytes/100", &[])?.body == pattern::bytes(100));
+    if !can_renew()? {
+        let before = ends(&appliance)?;
+        client.update_keys()?;
+        ensure!(client.get("/bytes/100", &[]).is_err(), "an answer over a session that cannot be read any more");
+        return ended_for_it(lab, &mut appliance, before);
+    }
+    for length in [100, 50_000, 1_000_000] {
+        client.update_keys()?;
+        ensure!(client.get(&format!("/bytes/{length}"), &[])?.sha256 == pattern::sha256(length), "{length}");
+    }
+    // Each update asked for ours as well.
+    renewed(&appliance, client, 6)
+}
+
+fn a_caller_renews_its_keys_within_an_upload(lab: &Lab) -> anyhow::Result<()> {
+    let length: u64 = 3_000_000;
+    let origin = lab.origin()?;
+    let mut appliance = lab.appliance(&origin)?;
+    let before = ends(&appliance)?;
+    let mut client = lab.client(&appliance)?;
+    client.send_head("POST", "/sha256", &[&format!("Content-Length: {length}")])?;
+    let body = pattern::bytes(usize::try_from(length)?);
+    let mut sent = Ok(());
+    for piece in body.chunks(500_000) {
+        sent = client.send(piece).and_then(|()| client.update_keys());
+        if sent.is_err() {
+            break;
+        }
+    }
+    let response = client.response("POST");
+    if !can_renew()? {
+        // The rest of the body could not be read: no answer may say that it arrived.
+        ensure!(response.map_or(true, |response| response.status != 200));
+        let whole = origin.journal("body")?.iter().any(|body| body["bytes"] == length);
+        ensure!(!whole, "the origin took a cut-off upload for whole");
+        return ended_for_it(lab, &mut appliance, before);
+    }
+    sent?;
+    let answer = response?.json()?;
+    ensure!(answer["sha256"] == pattern::sha256(length), "{answer}");
+    renewed(&appliance, client, 6)
+}
+
+fn a_caller_renews_its_keys_during_a_download(lab: &Lab) -> anyhow::Result<()> {
+    let length = 3_000_000;
+    let origin = lab.origin()?;
+    let mut appliance = lab.appliance(&origin)?;
+    let mut client = lab.client(&appliance)?;
+    client.send_head("GET", &format!("/bytes/{length}"), &[])?;
+    client.update_keys()?;
+    let response = client.response("GET");
+    if !can_renew()? {
+        // Nothing is read from the caller while it gets its answer, so the answer is whole; the connection ends after it.
+        if let Ok(response) = response {
+            ensure!(response.sha256 == pattern::sha256(length), "not the bytes that were sent");
+        }
+        ensure!(client.get("/bytes/1", &[]).is_err());
+        return ended_for_it(lab, &mut appliance, 0);
+    }
+    ensure!(response?.sha256 == pattern::sha256(length));
+    ensure!(client.get("/bytes/100", &[])?.body == pattern::bytes(100));
+    renewed(&appliance, client, 2)
+}
+
+fn a_flood_of_key_updates_ends_the_connection(lab: &Lab) -> anyhow::Result<()> {
+    let origin = lab.origin()?;
+    let mut appliance = lab.appliance(&origin)?;
+    let mut client = lab.client(&appliance)?;
+    ensure!(client.get("/bytes/1", &[])?.status == 200);
+    for _ in 0..10_000 {
+        if client.update_keys().is_err() {
+            break;
+        }
+    }
+    ensure!(client.get("/bytes/1", &[]).is_err(), "10,000 key updates in a row were taken");
+    ensure!(lab.client(&appliance)?.get("/bytes/1", &[])?.status == 200);
+    appliance.must_be_alive()
+}
+
+fn an_idle_caller_that_says_close_notify_gets_one_back(lab: &Lab) -> anyhow::Result<()> {
+    let origin = lab.origin()?;
+    let appliance = lab.appliance(&origin)?;
+    for _ in 0..10 {
+        let mut client = lab.client(&appliance)?;
+        ensure!(client.get("/bytes/100", &[])?.status == 200);
+        client.close_notify()?;
+        let (rest, clean) = client.read_to_end()?;
+        ensure!(rest.is_empty() && clean, "{} bytes, close_notify: {clean}", rest.len());
+    }
+    Ok(())
+}
+
+fn close_notify_within_a_head_is_no_request(lab: &Lab) -> anyhow::Result<()> {
+    let origin = lab.origin()?;
+    let mut appliance = lab.appliance(&origin)?;
+    let mut client = lab.client(&appliance)?;
+    client.send("GET /bytes/1 HTTP/1.1\r\nHost: api.bank.test\r\n")?;
+    client.close_notify()?;
+    let (rest, _) = client.read_to_end()?;
+    ensure!(!rest.starts_with(b"HTTP/1.1 200"), "half a head was answered");
+    std::thread::sleep(Duration::from_millis(100));
+    ensure!(origin.journal("request")?.is_empty(), "half a head reached the origin");
+    appliance.must_be_alive()
+}
+
+fn the_origins_tickets_do_not_disturb_the_answer(lab: &Lab) -> anyhow::Result<()> {
+    // The origin sends two NewSessionTickets right behind the handshake: control records ahead of the first answer.
+    let origin = lab.origin()?;
+    let appliance = lab.appliance(&origin)?;
+    for length in [0, 1, 20_000, 2_000_000] {
+        let mut client = lab.client(&appliance)?;
+        ensure!(client.get(&format!("/bytes/{length}"), &["Connection: close"])?.sha256 == pattern::sha256(length));
+    }
+    if Feature::Ktls.missing().is_none() {
+        ensure!(appliance.counter("origin_sessions_offloaded")? > 0);
+    }
+    Ok(())
+}
