@@ -53,7 +53,7 @@ pub(crate) struct TestArguments {
     #[arg(long, value_name = "MIB", default_value_t = 3072)]
     memory: u32,
     /// How long the tests may take on one kernel in the virtual machine
-    #[arg(long, value_name = "SECONDS", default_value_t = 900)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 1500)]
     timeout: u64,
     /// Only tests with this in their name
     filter: Option<String>,
