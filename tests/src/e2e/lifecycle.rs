@@ -16,6 +16,7 @@ cases!("lifecycle":
     sigterm_stops_accepting,
     a_transfer_that_never_ends_does_not_outlive_the_drain_deadline,
     sigint_is_as_good_as_sigterm,
+    a_signal_right_after_the_start_is_not_lost,
     status_tells_listeners_certificates_and_offload,
     status_of_a_stopped_appliance_says_so,
     check_accepts_a_good_configuration_and_opens_nothing,
@@ -94,6 +95,16 @@ fn sigint_is_as_good_as_sigterm(lab: &Lab) -> anyhow::Result<()> {
     let mut appliance = lab.appliance(&origin)?;
     appliance.process().signal(Signal::INT)?;
     ended_well(&mut appliance, 10)
+}
+
+fn a_signal_right_after_the_start_is_not_lost(lab: &Lab) -> anyhow::Result<()> {
+    let origin = lab.origin()?;
+    for round in 0..20 {
+        let mut appliance = lab.appliance(&origin)?;
+        appliance.process().signal(Signal::TERM)?;
+        ended_well(&mut appliance, 10).map_err(|error| error.context(format!("start {round}")))?;
+    }
+    Ok(())
 }
 
 fn status_tells_listeners_certificates_and_offload(lab: &Lab) -> anyhow::Result<()> {

@@ -17,7 +17,7 @@ use crate::http::{Framing, HEAD_LIMIT, Head, chunk_size};
 use crate::pattern;
 
 /// How long any single read or write may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How a client does TLS. Clones share resumed sessions.
 #[derive(Clone)]
@@ -139,6 +139,16 @@ impl Client {
             stream.conn.complete_io(&mut stream.sock).context("TLS handshake")?;
         }
         Ok(Self { stream, buffer: Vec::new() })
+    }
+
+    /// Changes how long any single read or write may take; a minute otherwise.
+    ///
+    /// # Errors
+    /// When the socket is gone.
+    pub fn patient(self, time: Duration) -> anyhow::Result<Self> {
+        self.stream.sock.set_read_timeout(Some(time))?;
+        self.stream.sock.set_write_timeout(Some(time))?;
+        Ok(self)
     }
 
     /// Whether the server accepted a ticket instead of a full handshake.

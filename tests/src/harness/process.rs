@@ -152,7 +152,7 @@ impl Process {
     pub fn transcript(&self) -> String {
         let tail = |lines: Vec<String>| {
             let skip = lines.len().saturating_sub(40);
-            lines[skip..].iter().map(|line| format!("    {line}\n")).collect::<String>()
+            lines[skip..].iter().map(|line| format!("    {}\n", shortened(line))).collect::<String>()
         };
         format!(
             "--- {} (pid {}) standard output:\n{}--- standard error:\n{}",
@@ -161,6 +161,15 @@ impl Process {
             tail(self.stdout()),
             tail(self.stderr())
         )
+    }
+}
+
+/// A line as far as a message can use it.
+fn shortened(line: &str) -> String {
+    const MOST: usize = 600;
+    match line.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{} ...", &line[..end]),
+        None => line.to_owned(),
     }
 }
 
