@@ -249,9 +249,26 @@ fn replace<const N: usize>(trie: &mut Trie<N>, wanted: &Prefixes<N>) -> Result<(
         }
     }
     for ((length, address), owner) in wanted {
-        trie.insert(&Key::new(*length, *address), owner, 0).map_err(GuardError::kernel("adding a prefix"))?;
+        insert(trie, &Key::new(*length, *address), *owner).map_err(GuardError::kernel("adding a prefix"))?;
     }
     Ok(())
+}
+
+/// On newer kernels nodes come from a small reserve that the kernel refills in the background and without waiting for memory,
+/// so that many insertions in a row can find it empty for a moment.
+fn insert<const N: usize>(trie: &mut Trie<N>, key: &Key<[u8; N]>, owner: u32) -> Result<(), MapError> {
+    let mut attempts = 0;
+    loop {
+        match trie.insert(key, owner, 0) {
+            Err(MapError::SyscallError(error))
+                if error.io_error.raw_os_error() == Some(libc::ENOMEM) && attempts < 100 =>
+            {
+                attempts += 1;
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            result => return result,
+        }
+    }
 }
 
 /// Waits until no packet reads the bank that was active before the last reload: programs run in an RCU read-side section,
