@@ -79,7 +79,7 @@ pub enum GuardError {
     /// A guard of an earlier run is attached in another way than configured.
     #[error(
         "guard.mode = {wanted:?}, but the guard of an earlier run is attached to {interface} in {attached} mode: run \
-         `mtls-appliance detach` and start again, or set guard.mode = \"auto\""
+         `mtls-appliance guard detach` and start again, or set guard.mode = \"auto\""
     )]
     OtherMode {
         /// The interface.
