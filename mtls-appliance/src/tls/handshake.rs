@@ -35,8 +35,9 @@ pub enum HandshakeError {
 
 /// Runs the handshake of `session` over `tcp`.
 ///
-/// With `exact` no byte beyond the last complete record is taken from the socket, so that the kernel can take over
-/// right there; complete application records that came along are decrypted into the session.
+/// With `exact` no record beyond the handshake is taken from the socket, so that the kernel can take over right there:
+/// application data that the peer sent along stays for it, and so does a KeyUpdate, which changes the keys that are
+/// handed over.
 ///
 /// # Errors
 /// See [`HandshakeError`]. An alert for the peer has been written where TLS has one.
@@ -51,16 +52,35 @@ pub async fn run(tcp: &TcpStream, session: &mut Session, exact: bool) -> Result<
             Progress::PeerClosed => return Err(HandshakeError::Closed),
             Progress::Blocked => {}
         }
-        let n = if exact { read_records(tcp, &mut buffer).await? } else { read_some(tcp, &mut buffer).await? };
-        if n == 0 {
+        let taken;
+        if exact {
+            let whole = peek_records(tcp, &mut buffer).await?;
+            (taken, progress) = feed_records(session, &buffer[..whole]);
+            recv(tcp, &mut buffer[..taken], RecvFlags::DONTWAIT).map_err(io::Error::from)?;
+        } else {
+            taken = read_some(tcp, &mut buffer).await?;
+            progress = session.feed(&buffer[..taken]);
+        }
+        if taken == 0 {
             return Err(HandshakeError::Closed);
         }
-        received += n;
+        received += taken;
         if received > MAX_HANDSHAKE_BYTES {
             return Err(HandshakeError::TooLong);
         }
-        progress = session.feed(&buffer[..n]);
     }
+}
+
+/// Feeds record by record until the handshake is complete; returns how many bytes that took.
+fn feed_records(session: &mut Session, records: &[u8]) -> (usize, Result<Progress, rustls::Error>) {
+    let mut taken = 0;
+    let mut progress = Ok(Progress::Blocked);
+    while taken < records.len() && matches!(progress, Ok(Progress::Blocked)) {
+        let end = taken + first_record(&records[taken..]);
+        progress = session.feed(&records[taken..end]);
+        taken = end;
+    }
+    (taken, progress)
 }
 
 async fn flush(tcp: &TcpStream, session: &mut Session) -> io::Result<()> {
@@ -83,8 +103,9 @@ async fn read_some(tcp: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
     }
 }
 
-/// Takes whole records only: looks first, then takes exactly those bytes.
-async fn read_records(tcp: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+/// Looks at what has come without taking it, until there is a whole record; returns the length of all whole ones, 0 at
+/// the end of the stream.
+async fn peek_records(tcp: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
     loop {
         let ready = tcp.ready(Interest::READABLE).await?;
         let seen = tcp.try_io(Interest::READABLE, || {
@@ -96,14 +117,17 @@ async fn read_records(tcp: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
             }
         });
         match seen {
-            Ok(0) => return Ok(0),
-            Ok(whole) => {
-                let (_, n) = recv(tcp, &mut buffer[..whole], RecvFlags::DONTWAIT)?;
-                return Ok(n);
-            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
+            other => return other,
         }
+    }
+}
+
+/// Length of the first of some complete records; all of what is not TLS.
+fn first_record(records: &[u8]) -> usize {
+    match records {
+        &[20..=23, 3, _, high, low, ..] => (5 + usize::from(u16::from_be_bytes([high, low]))).min(records.len()),
+        _ => records.len(),
     }
 }
 
@@ -130,7 +154,7 @@ fn complete_records(bytes: &[u8]) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::complete_records;
+    use super::{complete_records, first_record};
 
     #[test]
     fn takes_whole_records_and_leaves_the_partial_one() {
@@ -148,5 +172,12 @@ mod tests {
         assert_eq!(complete_records(b"GET / HTTP/1.1\r\n"), 16);
         assert_eq!(complete_records(b"G"), 1);
         assert_eq!(complete_records(&[22, 9, 9, 0, 0, 0]), 6);
+        assert_eq!(first_record(b"GET / HTTP/1.1\r\n"), 16);
+    }
+
+    #[test]
+    fn tells_the_first_record_from_the_next() {
+        assert_eq!(first_record(&[22, 3, 3, 0, 2, 1, 2, 23, 3, 3, 0, 1, 9]), 7);
+        assert_eq!(first_record(&[23, 3, 3, 0, 1, 9]), 6);
     }
 }
