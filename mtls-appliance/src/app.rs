@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use arc_swap::ArcSwap;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, ipproto, listen, socket_with, sockopt};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::config::{self, Config, OffloadMode};
 use crate::control::{self, ControlSocket};
@@ -129,6 +130,7 @@ async fn serve(live: Live) -> Result<(), Failure> {
         ))
     })?;
     crate::telemetry::log::install(&log);
+    report_panics(&log, &counters);
     let guard = match &live.config.guard {
         Some(config) => Some(Guard::attach(config, live.verifier.registry()).map_err(guard_failure)?),
         None => None,
@@ -143,10 +145,11 @@ async fn serve(live: Live) -> Result<(), Failure> {
         last_reload: std::sync::Mutex::new(None),
     });
     announce(&shared, guard.as_ref());
-    let workers = start_workers(&shared, listeners)?;
+    let (failed, mut failures) = mpsc::unbounded_channel();
+    let workers = start_workers(&shared, listeners, &failed)?;
     notify(&[sd_notify::NotifyState::Ready]);
     shared.log.event(Level::Info, "ready", json!({}));
-    let result = supervise(&shared, guard, control).await;
+    let result = supervise(&shared, guard, control, &mut failures).await;
     for worker in workers {
         // A worker that panicked has been counted by its connections' end; nothing more can be done for it now.
         let _ = tokio::task::spawn_blocking(move || worker.join()).await;
@@ -243,43 +246,69 @@ fn warn(shared: &Shared, live: &Live) {
 fn start_workers(
     shared: &Arc<Shared>,
     listeners: Vec<TcpListener>,
-) -> Result<Vec<std::thread::JoinHandle<io::Result<()>>>, Failure> {
+    failed: &mpsc::UnboundedSender<String>,
+) -> Result<Vec<std::thread::JoinHandle<()>>, Failure> {
     let count = shared.live.load().config.listener.workers;
-    let failed = |error: io::Error| Failure::Environment(format!("cannot start a worker: {error}"));
+    let cannot = |error: io::Error| Failure::Environment(format!("cannot start a worker: {error}"));
     (0..count)
         .map(|index| {
             let listeners =
-                listeners.iter().map(TcpListener::try_clone).collect::<io::Result<Vec<_>>>().map_err(failed)?;
+                listeners.iter().map(TcpListener::try_clone).collect::<io::Result<Vec<_>>>().map_err(cannot)?;
             let shared = Arc::clone(shared);
+            let failed = failed.clone();
             std::thread::Builder::new()
                 .name(format!("worker-{index}"))
-                .spawn(move || run_worker(shared, listeners))
-                .map_err(failed)
+                .spawn(move || {
+                    let outcome = match catch_unwind(AssertUnwindSafe(|| run_worker(shared, listeners))) {
+                        Ok(Ok(())) => return,
+                        Ok(Err(error)) => error.to_string(),
+                        Err(_) => "it panicked".to_owned(),
+                    };
+                    // When nobody listens any more, the process is on its way out.
+                    let _ = failed.send(format!("worker {index} ended: {outcome}"));
+                })
+                .map_err(cannot)
         })
         .collect()
 }
 
 /// Handles signals and the control socket until it is time to stop.
-async fn supervise(shared: &Arc<Shared>, guard: Option<Guard>, control: ControlSocket) -> Result<(), Failure> {
+async fn supervise(
+    shared: &Arc<Shared>,
+    guard: Option<Guard>,
+    control: ControlSocket,
+    failures: &mut mpsc::UnboundedReceiver<String>,
+) -> Result<(), Failure> {
     let on = |kind| signal(kind).map_err(|error| Failure::Environment(format!("cannot handle signals: {error}")));
     let mut terminate = on(SignalKind::terminate())?;
     let mut interrupt = on(SignalKind::interrupt())?;
     let mut hangup = on(SignalKind::hangup())?;
     let mut drops = pin!(sampled_drops(shared, guard.as_ref()));
-    loop {
+    let result = loop {
         tokio::select! {
             () = &mut drops => {}
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+            // Half a service would go unnoticed; a stopped one is started again.
+            Some(why) = failures.recv() => break Err(Failure::Environment(why)),
+            _ = terminate.recv() => break Ok(()),
+            _ = interrupt.recv() => break Ok(()),
             _ = hangup.recv() => reload(shared, guard.as_ref()),
             client = control.accept() => control::answer(shared, guard.as_ref(), client).await,
         }
-    }
+    };
     notify(&[sd_notify::NotifyState::Stopping]);
     let open = shared.counters.connections_open.value();
     shared.log.event(Level::Info, "drain", json!({ "connections": open }));
     shared.phase.send_replace(Phase::Draining);
-    Ok(())
+    result
+}
+
+/// A panic ends one connection, never the service; it is a mistake of ours and must not go unnoticed.
+fn report_panics(log: &Log, counters: &Arc<Counters>) {
+    let (log, counters) = (log.clone(), Arc::clone(counters));
+    std::panic::set_hook(Box::new(move |panic| {
+        counters.refuse("internal_error", "panic");
+        log.event(Level::Error, "internal_error", json!({ "detail": panic.to_string() }));
+    }));
 }
 
 fn guard_failure(error: GuardError) -> Failure {

@@ -155,9 +155,12 @@ impl Channel {
         self.not_offloaded.is_none()
     }
 
-    /// Why the session is in userspace, if it is.
-    pub fn not_offloaded(&self) -> Option<&NotOffloaded> {
-        self.not_offloaded.as_ref()
+    /// Whether the session is in the kernel, or why not.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn offloaded(&self) -> Result<(), NotOffloaded> {
+        self.not_offloaded.clone().map_or(Ok(()), Err)
     }
 
     /// The session's key is near its limit and cannot be renewed.

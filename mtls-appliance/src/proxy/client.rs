@@ -21,6 +21,7 @@ use crate::app::{Live, Phase, Shared};
 use crate::config::OffloadMode;
 use crate::http1::{HeadScanner, Method, OwnResponse, RequestHead, RewriteOptions, parse_request_with, write_request};
 use crate::identity::{ClientIdentity, Connection as ConnectionFacts, Facts, header_block};
+use crate::ktls::NotOffloaded;
 use crate::registry::Organisation;
 use crate::telemetry::Level;
 use crate::tls::handshake::{self, HandshakeError};
@@ -294,7 +295,7 @@ impl ClientSession<'_> {
                 Waited::Refuse(error) => {
                     let failure = Failure { blame: "client", reason: error.reason(), status: error.status() };
                     let outcome = Outcome::own(failure.status, Some(failure), Next::Close);
-                    self.log(&caller, None, Clock::now(), None, &outcome);
+                    self.log(&caller, None, Clock::now(), &outcome);
                     return self.refuse_and_close(error.status(), error.reason()).await;
                 }
             };
@@ -328,7 +329,7 @@ impl ClientSession<'_> {
                 let close = closing || !head.keep_alive() || !head.framing().is_empty();
                 self.buffer.consume(head.head_len());
                 let outcome = self.answer_options(close, live.config.timeouts.body).await;
-                self.log(&caller, Some(&line), started, None, &outcome);
+                self.log(&caller, Some(&line), started, &outcome);
                 match outcome.next {
                     Next::Continue => continue,
                     Next::Close => return self.channel.close(Instant::now() + CLOSE).await,
@@ -379,7 +380,7 @@ impl ClientSession<'_> {
             } else if outcome.status.is_none() {
                 next = Next::Abort;
             }
-            self.log(&caller, Some(&line), started, outcome.origin_kernel, &outcome);
+            self.log(&caller, Some(&line), started, &outcome);
             match next {
                 Next::Continue => {}
                 Next::Close => return self.channel.close(Instant::now() + CLOSE).await,
@@ -454,14 +455,7 @@ impl ClientSession<'_> {
         }
     }
 
-    fn log(
-        &self,
-        caller: &Caller,
-        line: Option<&RequestLine>,
-        started: Clock,
-        origin_kernel: Option<bool>,
-        outcome: &Outcome,
-    ) {
+    fn log(&self, caller: &Caller, line: Option<&RequestLine>, started: Clock, outcome: &Outcome) {
         if let Some(failure) = &outcome.failure {
             let class = match failure.blame {
                 "client" => "request_refused",
@@ -469,14 +463,15 @@ impl ClientSession<'_> {
             };
             self.shared.counters.refuse(class, failure.reason);
         }
-        let session = |kernel| if kernel { "kernel" } else { "userspace" };
-        let data_path = if outcome.up.spliced + outcome.down.spliced > 0 {
-            "spliced"
-        } else if self.channel.is_kernel() && origin_kernel == Some(true) {
-            "kernel"
-        } else {
-            "userspace"
+        let client = self.channel.offloaded();
+        let session = |offloaded: &Result<(), NotOffloaded>| if offloaded.is_ok() { "kernel" } else { "userspace" };
+        let data_path = match (&client, &outcome.origin) {
+            _ if outcome.up.spliced + outcome.down.spliced > 0 => "spliced",
+            (Ok(()), Some(Ok(()))) => "kernel",
+            _ => "userspace",
         };
+        let userspace_reason =
+            client.as_ref().err().or(outcome.origin.as_ref().and_then(|origin| origin.as_ref().err()));
         let level = if outcome.failure.is_some() { Level::Warn } else { Level::Info };
         self.shared.log.event(
             level,
@@ -491,10 +486,10 @@ impl ClientSession<'_> {
                 "bytes_in": outcome.up.total(),
                 "bytes_out": outcome.down.total(),
                 "duration_ms": u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-                "client_offload": session(self.channel.is_kernel()),
-                "origin_offload": origin_kernel.map(session),
+                "client_offload": session(&client),
+                "origin_offload": outcome.origin.as_ref().map(session),
                 "data_path": data_path,
-                "userspace_reason": self.channel.not_offloaded().map(ToString::to_string),
+                "userspace_reason": userspace_reason.map(ToString::to_string),
                 "blame": outcome.failure.as_ref().map(|failure| failure.blame),
                 "reason": outcome.failure.as_ref().map(|failure| failure.reason),
             }),

@@ -20,6 +20,7 @@ use crate::http1::{
     BodyFraming, Disposition, Exchange, HeadLimits, HeadScanner, RequestHead, ResponseError, ResponseHead,
     ResponseOptions, ResponsePlan, parse_response_with, write_response,
 };
+use crate::ktls::NotOffloaded;
 
 /// How long an origin that stopped taking the request body may take to say why.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -38,15 +39,15 @@ pub(super) struct Outcome {
     pub(super) failure: Option<Failure>,
     /// What becomes of the client's connection.
     pub(super) next: Next,
-    /// The origin session, when there was one: whether it is in the kernel.
-    pub(super) origin_kernel: Option<bool>,
+    /// The origin session, when there was one: in the kernel, or why not.
+    pub(super) origin: Option<Result<(), NotOffloaded>>,
 }
 
 impl Outcome {
     /// The appliance answered by itself.
     pub(super) fn own(status: u16, failure: Option<Failure>, next: Next) -> Self {
         let (up, down) = (Moved::default(), Moved::default());
-        Self { status: Some(status), up, down, failure, next, origin_kernel: None }
+        Self { status: Some(status), up, down, failure, next, origin: None }
     }
 }
 
@@ -115,15 +116,9 @@ impl Request<'_> {
     pub(super) async fn run(mut self, buffer: &mut Buffer) -> Outcome {
         let up = Cell::new(Moved::default());
         let down = Cell::new(Moved::default());
-        let mut origin_kernel = None;
-        let outcome = |status, failure, next, origin_kernel| Outcome {
-            status,
-            up: up.get(),
-            down: down.get(),
-            failure,
-            next,
-            origin_kernel,
-        };
+        let mut session = None;
+        let outcome =
+            |status, failure, next, origin| Outcome { status, up: up.get(), down: down.get(), failure, next, origin };
         let mut fresh_only = false;
         loop {
             let pooled = if fresh_only { None } else { self.pool.take(self.owner) };
@@ -139,10 +134,10 @@ impl Request<'_> {
                     let failure = Failure::origin(error.reason(), status);
                     let next =
                         if self.head.framing().is_empty() && !self.closing { Next::Continue } else { Next::Close };
-                    return outcome(None, Some(failure), next, origin_kernel);
+                    return outcome(None, Some(failure), next, session);
                 }
             };
-            origin_kernel = Some(link.channel.is_kernel());
+            session = Some(link.channel.offloaded());
             match self.attempt(&mut link, buffer, &up, &down).await {
                 Ok(done) => {
                     if done.reuse_origin && link.buffer.is_empty() && !link.channel.must_retire() {
@@ -151,7 +146,7 @@ impl Request<'_> {
                         tokio::task::spawn_local(link.channel.close(Instant::now() + LAST_WORDS));
                     }
                     let next = if done.close_client { Next::Close } else { Next::Continue };
-                    return outcome(Some(done.status), None, next, origin_kernel);
+                    return outcome(Some(done.status), None, next, session);
                 }
                 Err(Broken::Before { retry: true, .. }) if link.reused && !fresh_only => {
                     link.channel.abort();
@@ -161,11 +156,11 @@ impl Request<'_> {
                 Err(Broken::Before { failure, in_step, .. }) => {
                     link.channel.abort();
                     let next = if in_step && !self.closing { Next::Continue } else { Next::Close };
-                    return outcome(None, Some(failure), next, origin_kernel);
+                    return outcome(None, Some(failure), next, session);
                 }
                 Err(Broken::During { failure, status }) => {
                     link.channel.abort();
-                    return outcome(Some(status), Some(failure), Next::Abort, origin_kernel);
+                    return outcome(Some(status), Some(failure), Next::Abort, session);
                 }
             }
         }
