@@ -53,8 +53,7 @@ pub(crate) fn sum(stages: &[Stage], strict: bool) -> (Counts, Vec<String>) {
     for stage in stages {
         match &stage.outcome {
             Outcome::Skipped(reason) => {
-                skip(&mut counts, strict);
-                lines.push(format!("skipped: {}: {reason}", stage.name));
+                lines.push(skip(&mut counts, strict, &stage.name, reason));
             }
             Outcome::Ran(reading) => add(&mut counts, &mut lines, stages, stage, reading, strict),
             Outcome::Broke(reading, reason) => {
@@ -77,21 +76,21 @@ fn add(counts: &mut Counts, lines: &mut Vec<String>, stages: &[Stage], stage: &S
                 counts.skipped += 1;
                 lines.push(format!("skipped: {}: {name}: {reason} (it ran on {})", stage.name, other.name));
             }
-            None => {
-                skip(counts, strict);
-                lines.push(format!("skipped: {}: {name}: {reason}", stage.name));
-            }
+            None => lines.push(skip(counts, strict, &format!("{}: {name}", stage.name), reason)),
         }
     }
     // Ignored without a word: marked so in the source.
     counts.skipped += reading.ignored.saturating_sub(reading.skips.len() as u64);
 }
 
-fn skip(counts: &mut Counts, strict: bool) {
+/// Counts what ran nowhere, and says so.
+fn skip(counts: &mut Counts, strict: bool, what: &str, reason: &str) -> String {
     if strict {
         counts.failed += 1;
+        format!("failed: {what}: skipped, and with CI=true that is a failure: {reason}")
     } else {
         counts.skipped += 1;
+        format!("skipped: {what}: {reason}")
     }
 }
 
