@@ -14,7 +14,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, ipproto, listen, socket_with, sockopt};
 use serde_json::json;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::config::{self, Config, OffloadMode};
@@ -115,7 +115,27 @@ fn forbid_core_dumps() {
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
 }
 
+/// The signals that the appliance obeys. Listened to before anybody is told that it is ready, and before there are other
+/// event loops that could see one first.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, Failure> {
+        let on = |kind| signal(kind).map_err(|error| Failure::Environment(format!("cannot handle signals: {error}")));
+        Ok(Self {
+            terminate: on(SignalKind::terminate())?,
+            interrupt: on(SignalKind::interrupt())?,
+            hangup: on(SignalKind::hangup())?,
+        })
+    }
+}
+
 async fn serve(live: Live) -> Result<(), Failure> {
+    let mut signals = Signals::listen()?;
     let support = Support::probe().await;
     require_offload(&live.config, &support)?;
     let listeners =
@@ -149,7 +169,7 @@ async fn serve(live: Live) -> Result<(), Failure> {
     let workers = start_workers(&shared, listeners, &failed)?;
     notify(&[sd_notify::NotifyState::Ready]);
     shared.log.event(Level::Info, "ready", json!({}));
-    let result = supervise(&shared, guard, control, &mut failures).await;
+    let result = supervise(&shared, guard, control, &mut signals, &mut failures).await;
     for worker in workers {
         // A worker that panicked has been counted by its connections' end; nothing more can be done for it now.
         let _ = tokio::task::spawn_blocking(move || worker.join()).await;
@@ -277,21 +297,18 @@ async fn supervise(
     shared: &Arc<Shared>,
     guard: Option<Guard>,
     control: ControlSocket,
+    signals: &mut Signals,
     failures: &mut mpsc::UnboundedReceiver<String>,
 ) -> Result<(), Failure> {
-    let on = |kind| signal(kind).map_err(|error| Failure::Environment(format!("cannot handle signals: {error}")));
-    let mut terminate = on(SignalKind::terminate())?;
-    let mut interrupt = on(SignalKind::interrupt())?;
-    let mut hangup = on(SignalKind::hangup())?;
     let mut drops = pin!(sampled_drops(shared, guard.as_ref()));
     let result = loop {
         tokio::select! {
             () = &mut drops => {}
             // Half a service would go unnoticed; a stopped one is started again.
             Some(why) = failures.recv() => break Err(Failure::Environment(why)),
-            _ = terminate.recv() => break Ok(()),
-            _ = interrupt.recv() => break Ok(()),
-            _ = hangup.recv() => reload(shared, guard.as_ref()),
+            _ = signals.terminate.recv() => break Ok(()),
+            _ = signals.interrupt.recv() => break Ok(()),
+            _ = signals.hangup.recv() => reload(shared, guard.as_ref()),
             client = control.accept() => control::answer(shared, guard.as_ref(), client).await,
         }
     };

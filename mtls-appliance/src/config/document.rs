@@ -77,13 +77,13 @@ impl<'t> Document<'t> {
         1 + self.line_starts.partition_point(|start| *start <= offset)
     }
 
-    /// The first line of what was typed, shortened.
+    /// What was typed, shortened: of a list or table the first line, of a text all lines.
     fn typed(&self, span: Range<usize>) -> String {
         let text = self.text.get(span).unwrap_or_default();
-        let mut lines = text.lines();
+        let is_text = text.starts_with(['"', '\'']);
+        let first = if is_text { text } else { text.lines().next().unwrap_or_default().trim_end() };
         let mut shown = String::new();
-        let first = lines.next().unwrap_or_default().trim_end();
-        let mut cut = lines.next().is_some();
+        let mut cut = first.len() < text.trim_end().len();
         for (count, character) in first.chars().enumerate() {
             if count == SHOWN_VALUE {
                 cut = true;
