@@ -4,7 +4,7 @@
 //! can fail does so before the guard is attached, so that a failed start leaves nothing behind.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::pin::pin;
@@ -22,6 +22,7 @@ use crate::control::{self, ControlSocket};
 use crate::guard::{Guard, GuardError};
 use crate::ktls::Support;
 pub use crate::live::Live;
+use crate::proxy::admission::Tally;
 use crate::proxy::run_worker;
 use crate::telemetry::{Counters, Level, Log};
 
@@ -52,6 +53,10 @@ pub struct Shared {
     pub support: Support,
     /// Serving or draining.
     pub phase: watch::Sender<Phase>,
+    /// Present connections by source.
+    pub sources: Arc<Tally<IpAddr>>,
+    /// Present connections by organisation: its first code.
+    pub organisations: Arc<Tally<String>>,
     /// When the process started.
     pub started: Instant,
     /// How the last reload ended, for `status`.
@@ -161,6 +166,8 @@ async fn serve(live: Live) -> Result<(), Failure> {
         log,
         support,
         phase: watch::Sender::new(Phase::Serving),
+        sources: Arc::default(),
+        organisations: Arc::default(),
         started: Instant::now(),
         last_reload: std::sync::Mutex::new(None),
     });

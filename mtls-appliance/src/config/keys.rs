@@ -187,6 +187,12 @@ keys! {
 
     LIMITS_CONNECTIONS: Count = "limits"."connections", Count { least: 1, most: 1_000_000 }, Default("10000"),
         "Client connections at once.";
+    LIMITS_CONNECTIONS_PER_SOURCE: Count = "limits"."connections_per_source",
+        Count { least: 1, most: 1_000_000 }, Default("2000"),
+        "Client connections at once from one IPv4 address or one IPv6 /64.";
+    LIMITS_CONNECTIONS_PER_ORGANISATION: Count = "limits"."connections_per_organisation",
+        Count { least: 1, most: 1_000_000 }, Default("5000"),
+        "Client connections at once of one organisation, from all its addresses.";
     LIMITS_HANDSHAKES: Count = "limits"."handshakes", Count { least: 1, most: 100_000 }, Default("512"),
         "Handshakes at once.";
     LIMITS_HEAD_BYTES: Size = "limits"."head_bytes",

@@ -189,6 +189,10 @@ pub enum GuardMode {
 pub struct Limits {
     /// Client connections at once.
     pub connections: usize,
+    /// Client connections at once from one source: an IPv4 address or an IPv6 /64.
+    pub connections_per_source: usize,
+    /// Client connections at once of one organisation.
+    pub connections_per_organisation: usize,
     /// Handshakes at once.
     pub handshakes: usize,
     /// Bytes of a request or response head.

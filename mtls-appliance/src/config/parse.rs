@@ -330,6 +330,8 @@ impl<'t> Reader<'t> {
 
     fn limits(&mut self) -> Option<Limits> {
         let connections = self.number(&keys::LIMITS_CONNECTIONS);
+        let connections_per_source = self.number(&keys::LIMITS_CONNECTIONS_PER_SOURCE);
+        let connections_per_organisation = self.number(&keys::LIMITS_CONNECTIONS_PER_ORGANISATION);
         let handshakes = self.number(&keys::LIMITS_HANDSHAKES);
         let head_bytes = self.number(&keys::LIMITS_HEAD_BYTES);
         let head_fields = self.number(&keys::LIMITS_HEAD_FIELDS);
@@ -345,6 +347,8 @@ impl<'t> Reader<'t> {
         }
         Some(Limits {
             connections: connections?,
+            connections_per_source: connections_per_source?,
+            connections_per_organisation: connections_per_organisation?,
             handshakes: handshakes?,
             head_bytes: head_bytes?,
             head_fields: head_fields?,

@@ -1,6 +1,6 @@
 //! One client connection, from accept to close: handshake, identity, request after request.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Instant as Clock, SystemTime, UNIX_EPOCH};
@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
+use super::admission::Place;
 use super::buffer::Buffer;
 use super::channel::{Channel, ChannelError, Patience, Read};
 use super::exchange::{Failure, Next, Outcome, Request};
@@ -132,7 +133,7 @@ impl Caller {
 }
 
 /// Serves one connection.
-pub(super) async fn serve(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr) {
+pub(super) async fn serve(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, place: Place<IpAddr>) {
     let shared = Arc::clone(&worker.shared);
     let open = Open::new(&shared);
     let live = shared.live.load_full();
@@ -141,7 +142,7 @@ pub(super) async fn serve(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr) 
         establish(&shared, &live, tcp, peer).await
     };
     match established {
-        Ok((channel, caller)) => {
+        Ok((channel, caller, _place)) => {
             shared.counters.handshakes_completed.increment();
             if channel.is_kernel() {
                 shared.counters.client_sessions_offloaded.increment();
@@ -168,7 +169,7 @@ pub(super) async fn serve(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr) 
             );
         }
     }
-    drop(open);
+    drop((open, place));
 }
 
 async fn establish(
@@ -176,7 +177,7 @@ async fn establish(
     live: &Arc<Live>,
     tcp: TcpStream,
     peer: SocketAddr,
-) -> Result<(Channel, Caller), Refused> {
+) -> Result<(Channel, Caller, Place<String>), Refused> {
     let refused =
         |reason, detail: &dyn std::fmt::Display, subject| Refused { reason, detail: detail.to_string(), subject };
     // A failure costs latency, nothing else.
@@ -212,6 +213,10 @@ async fn establish(
         .and_then(|serial_number| live.verifier.registry().by_serial_number(serial_number))
         .map(Arc::clone)
         .ok_or_else(|| refused("unregistered_serial_number", &"not registered", subject()))?;
+    let name = organisation.codes.first().cloned().unwrap_or_default();
+    let place = shared.organisations.take(name, live.config.limits.connections_per_organisation).ok_or_else(|| {
+        refused("too_many_connections_of_organisation", &"limits.connections_per_organisation", subject())
+    })?;
     let (Some(version), Some(suite)) = (facts.version, facts.suite) else {
         return Err(refused("tls_error", &"no version or cipher suite was negotiated", subject()));
     };
@@ -224,7 +229,7 @@ async fn establish(
         refused(reason, &error, subject())
     })?;
     let caller = Caller::new(live, identity, organisation, connection)?;
-    Ok((channel, caller))
+    Ok((channel, caller, place))
 }
 
 /// Lets the peer read our alert: closing at once, with bytes of its unread, would reset the connection and could take

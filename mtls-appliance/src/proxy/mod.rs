@@ -4,6 +4,7 @@
 //! the origin connections made for it, so nothing on the way of a request is shared or locked. What a head means is
 //! decided in [`crate::http1`], what a certificate means in [`crate::tls`] and [`crate::identity`].
 
+pub mod admission;
 mod buffer;
 pub mod channel;
 mod client;

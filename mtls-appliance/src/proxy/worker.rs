@@ -3,7 +3,7 @@
 //! All workers accept from the same listening sockets; whichever is free takes the next connection.
 
 use std::io;
-use std::net::TcpListener as StdListener;
+use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use tokio::net::TcpListener;
 use tokio::task::LocalSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::admission::{self, Place};
 use super::client;
 use super::origin::{Pool, SharedPool};
 use crate::app::{Phase, Shared};
@@ -73,19 +74,29 @@ async fn serve(shared: Arc<Shared>, listeners: Vec<StdListener>) -> io::Result<(
     Ok(())
 }
 
+/// Decides whether there is room for one more connection, before any work is done for it.
+fn admit(shared: &Shared, peer: SocketAddr) -> Result<Place<IpAddr>, &'static str> {
+    let live = shared.live.load();
+    let limits = &live.config.limits;
+    if shared.counters.connections_open.value() >= limits.connections as u64 {
+        Err("too_many_connections")
+    } else if shared.counters.handshakes_running.value() >= limits.handshakes as u64 {
+        Err("too_many_handshakes")
+    } else {
+        let source = admission::source(peer.ip());
+        shared.sources.take(source, limits.connections_per_source).ok_or("too_many_connections_of_source")
+    }
+}
+
 async fn accept(worker: Rc<Worker>, listener: TcpListener) {
     let shared = Arc::clone(&worker.shared);
     loop {
         match listener.accept().await {
             Ok((tcp, peer)) => {
                 shared.counters.connections_accepted.increment();
-                let limits = &shared.live.load().config.limits;
-                if shared.counters.connections_open.value() >= limits.connections as u64 {
-                    client::refuse_early(&shared, tcp, peer, "too_many_connections");
-                } else if shared.counters.handshakes_running.value() >= limits.handshakes as u64 {
-                    client::refuse_early(&shared, tcp, peer, "too_many_handshakes");
-                } else {
-                    tokio::task::spawn_local(client::serve(Rc::clone(&worker), tcp, peer));
+                match admit(&shared, peer) {
+                    Ok(place) => drop(tokio::task::spawn_local(client::serve(Rc::clone(&worker), tcp, peer, place))),
+                    Err(reason) => client::refuse_early(&shared, tcp, peer, reason),
                 }
             }
             // The peer was gone before it was accepted.

@@ -14,6 +14,8 @@ use crate::case::cases;
 cases!("load":
     many_concurrent_connections_are_served_without_an_error,
     connections_above_the_limit_are_refused_and_the_others_served,
+    connections_above_the_limit_of_a_source_are_refused,
+    connections_above_the_limit_of_an_organisation_are_refused_and_others_served,
 );
 
 /// How long a caller waits for each answer.
@@ -89,8 +91,31 @@ fn many_concurrent_connections_are_served_without_an_error(lab: &Lab) -> anyhow:
 }
 
 fn connections_above_the_limit_are_refused_and_the_others_served(lab: &Lab) -> anyhow::Result<()> {
+    above(lab, "limits.connections", "connection_refused.too_many_connections")
+}
+
+fn connections_above_the_limit_of_a_source_are_refused(lab: &Lab) -> anyhow::Result<()> {
+    above(lab, "limits.connections_per_source", "connection_refused.too_many_connections_of_source")
+}
+
+fn connections_above_the_limit_of_an_organisation_are_refused_and_others_served(lab: &Lab) -> anyhow::Result<()> {
+    let reason = "handshake_refused.too_many_connections_of_organisation";
+    above(lab, "limits.connections_per_organisation", reason)?;
+    // Another organisation has room of its own.
     let origin = lab.origin()?;
-    let mut appliance = lab.appliance_with(&origin, |s| s.set("limits.connections", 5))?;
+    let appliance = lab.appliance_with(&origin, |s| s.set("limits.connections_per_organisation", 1))?;
+    let connect = |name| Client::connect(&Place::Here, appliance.address(), &lab.tls(name)?);
+    let mut one = connect("client-p256")?;
+    let mut other = connect("client-korean")?;
+    ensure!(one.get("/bytes/10", &[])?.status == 200);
+    ensure!(other.get("/bytes/10", &[])?.status == 200);
+    Ok(())
+}
+
+/// Fills a limit of 5 and shows that the sixth is refused for `counter`'s reason, the five served, and room made again.
+fn above(lab: &Lab, limit: &str, counter: &str) -> anyhow::Result<()> {
+    let origin = lab.origin()?;
+    let mut appliance = lab.appliance_with(&origin, |s| s.set(limit, 5))?;
     let tls = lab.tls("client-p256")?;
     let mut held = Vec::new();
     for _ in 0..5 {
@@ -101,6 +126,7 @@ fn connections_above_the_limit_are_refused_and_the_others_served(lab: &Lab) -> a
     let sixth =
         Client::connect(&Place::Here, appliance.address(), &tls).and_then(|mut client| client.get("/bytes/10", &[]));
     ensure!(sixth.is_err(), "a sixth connection was served");
+    ensure!(appliance.counter(counter)? == 1, "{}", appliance.status()?["counters"]);
     for client in &mut held {
         ensure!(client.get("/bytes/10", &[])?.status == 200, "a connection within the limit was dropped");
     }
