@@ -7,26 +7,17 @@ use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 
 use anyhow::{Context, ensure};
-use clap::Parser;
 use mtls_appliance_tests::harness::names::{UNREGISTERED_SOURCE, event, mydata};
 use mtls_appliance_tests::harness::{self, Appliance, BpfFs, Feature, Lab, Net, Origin, TlsStat};
-use mtls_appliance_tests::{origin, pattern};
+use mtls_appliance_tests::pattern;
 use serde_json::Value;
 
 /// Bytes that are carried each way.
 const LARGE: u64 = 64 << 20;
 
 fn main() -> ExitCode {
-    let mut arguments = std::env::args_os().skip(1);
-    if arguments.next().is_some_and(|first| first == harness::AS_ORIGIN) {
-        let options = origin::Options::parse_from(std::iter::once(harness::AS_ORIGIN.into()).chain(arguments));
-        return match origin::run(&options) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("testorigin: {error:#}");
-                ExitCode::FAILURE
-            }
-        };
+    if let Some(code) = harness::run_as_origin() {
+        return code;
     }
     let shown = show();
     harness::clean_up();

@@ -27,22 +27,12 @@ mod truncation;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use libtest_mimic::Arguments;
-use mtls_appliance_tests::{harness, origin};
+use mtls_appliance_tests::harness;
 
 fn main() -> ExitCode {
-    // The harness starts this program again as the scripted origin.
-    let mut arguments = std::env::args_os().skip(1);
-    if arguments.next().is_some_and(|first| first == harness::AS_ORIGIN) {
-        let options = origin::Options::parse_from(std::iter::once(harness::AS_ORIGIN.into()).chain(arguments));
-        return match origin::run(&options) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("testorigin: {error:#}");
-                ExitCode::FAILURE
-            }
-        };
+    if let Some(code) = harness::run_as_origin() {
+        return code;
     }
     let modules = [
         scripted_origin::CASES,

@@ -26,7 +26,7 @@ pub use deadline::{Deadline, wait_until};
 pub use features::{Feature, Skip};
 pub use lab::{Lab, clean_up};
 pub use network::{BpfFs, Namespace, Net, Place};
-pub use origin::{AS_ORIGIN, Origin, OriginKind};
+pub use origin::{Origin, OriginKind, run_as_origin};
 pub use process::{Finished, Process};
 pub use settings::Settings;
 pub use tls_stat::TlsStat;

@@ -1,17 +1,36 @@
 //! The server behind the appliance: the scripted one, or nginx.
 
 use std::net::{SocketAddr, TcpStream};
-use std::process::Command;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context, anyhow};
+use clap::Parser;
 use serde_json::Value;
 
 use super::lab::{free_port, local, tool};
 use super::{Deadline, Lab, Place, Process, wait_until};
-use crate::pattern;
+use crate::{origin, pattern};
 
 /// The word with which a program that uses this harness is asked to be the scripted origin.
-pub const AS_ORIGIN: &str = "testorigin";
+const AS_ORIGIN: &str = "testorigin";
+
+/// Every program that uses this harness begins with this: the harness starts it again as the scripted origin, so that one
+/// file is all that a machine needs. `None` when it was started by somebody else.
+#[must_use]
+pub fn run_as_origin() -> Option<ExitCode> {
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next()? != AS_ORIGIN {
+        return None;
+    }
+    let options = origin::Options::parse_from(std::iter::once(AS_ORIGIN.into()).chain(arguments));
+    Some(match origin::run(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{AS_ORIGIN}: {error:#}");
+            ExitCode::FAILURE
+        }
+    })
+}
 
 const PATIENCE: u64 = 20;
 
