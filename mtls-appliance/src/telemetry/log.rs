@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
@@ -17,6 +18,9 @@ use super::Counters;
 
 /// Lines that may wait for the writer.
 const QUEUE: usize = 16_384;
+/// How long the writer collects lines before it writes them: waking it for every request would cost more than the
+/// request does.
+const COLLECT: Duration = Duration::from_millis(20);
 
 /// How much a line matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,6 +127,7 @@ fn write_lines(mut sink: Box<dyn Write + Send>, lines: &Receiver<Message>) {
         for done in waiting {
             let _ = done.send(());
         }
+        std::thread::sleep(COLLECT);
     }
 }
 
