@@ -7,6 +7,7 @@ use std::time::{Instant as Clock, SystemTime, UNIX_EPOCH};
 
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::UnbufferedServerConnection;
+use serde::{Serialize, Serializer};
 use serde_json::json;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -481,24 +482,53 @@ impl ClientSession<'_> {
         self.shared.log.event(
             level,
             "request",
-            json!({
-                "peer": self.peer.to_string(),
-                "org": caller.organisation.codes.join(","),
-                "serial_number": caller.identity.serial_number,
-                "method": line.map(|line| &line.method),
-                "path": line.map(|line| &line.path),
-                "status": outcome.status,
-                "bytes_in": outcome.up.total(),
-                "bytes_out": outcome.down.total(),
-                "duration_ms": u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-                "client_offload": session(&client),
-                "origin_offload": outcome.origin.as_ref().map(session),
-                "data_path": data_path,
-                "userspace_reason": userspace_reason.map(ToString::to_string),
-                "blame": outcome.failure.as_ref().map(|failure| failure.blame),
-                "reason": outcome.failure.as_ref().map(|failure| failure.reason),
-            }),
+            AccessLine {
+                peer: self.peer,
+                org: &caller.organisation.codes,
+                serial_number: caller.identity.serial_number.as_deref(),
+                method: line.map(|line| &*line.method),
+                path: line.map(|line| &*line.path),
+                status: outcome.status,
+                bytes_in: outcome.up.total(),
+                bytes_out: outcome.down.total(),
+                duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+                client_offload: session(&client),
+                origin_offload: outcome.origin.as_ref().map(session),
+                data_path,
+                userspace_reason: userspace_reason.map(ToString::to_string),
+                blame: outcome.failure.as_ref().map(|failure| failure.blame),
+                reason: outcome.failure.as_ref().map(|failure| failure.reason),
+            },
         );
+    }
+}
+
+/// One line of the access log. Absent values are `null`, so that every line has every field.
+#[derive(Serialize)]
+struct AccessLine<'a> {
+    peer: SocketAddr,
+    /// The organisation's codes.
+    #[serde(serialize_with = "joined")]
+    org: &'a [String],
+    serial_number: Option<&'a str>,
+    method: Option<&'a str>,
+    path: Option<&'a str>,
+    status: Option<u16>,
+    bytes_in: u64,
+    bytes_out: u64,
+    duration_ms: u64,
+    client_offload: &'static str,
+    origin_offload: Option<&'static str>,
+    data_path: &'static str,
+    userspace_reason: Option<String>,
+    blame: Option<&'static str>,
+    reason: Option<&'static str>,
+}
+
+fn joined<S: Serializer>(codes: &[String], serializer: S) -> Result<S::Ok, S::Error> {
+    match codes {
+        [code] => serializer.serialize_str(code),
+        codes => serializer.serialize_str(&codes.join(",")),
     }
 }
 

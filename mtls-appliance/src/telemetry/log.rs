@@ -10,9 +10,10 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use serde_json::{Map, Value};
+use serde::Serialize;
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
+use time::format_description::BorrowedFormatItem;
+use time::macros::format_description;
 
 use super::Counters;
 
@@ -76,16 +77,11 @@ impl Log {
         Ok((Self { queue, counters }, writer))
     }
 
-    /// Queues one event; `fields` must be a JSON object.
-    pub fn event(&self, level: Level, event: &str, fields: Value) {
-        let mut line = Map::new();
-        line.insert("ts".into(), Value::String(now()));
-        line.insert("level".into(), Value::String(level.name().into()));
-        line.insert("event".into(), Value::String(event.into()));
-        if let Value::Object(fields) = fields {
-            line.extend(fields);
-        }
-        if let Ok(mut bytes) = serde_json::to_vec(&line) {
+    /// Queues one event; `fields` must serialise as a map: a struct, or a JSON object.
+    pub fn event(&self, level: Level, event: &str, fields: impl Serialize) {
+        let line = Line { ts: now(), level: level.name(), event, fields };
+        let mut bytes = Vec::with_capacity(512);
+        if serde_json::to_writer(&mut bytes, &line).is_ok() {
             bytes.push(b'\n');
             if let Err(TrySendError::Full(_)) = self.queue.try_send(Message::Line(bytes)) {
                 self.counters.log_lines_dropped.increment();
@@ -103,10 +99,22 @@ impl Log {
     }
 }
 
+/// One line, as it is written.
+#[derive(Serialize)]
+struct Line<'a, F: Serialize> {
+    ts: String,
+    level: &'static str,
+    event: &'a str,
+    #[serde(flatten)]
+    fields: F,
+}
+
+/// RFC 3339 in UTC with milliseconds.
+const TIMESTAMP: &[BorrowedFormatItem<'_>] =
+    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+
 fn now() -> String {
-    let now = OffsetDateTime::now_utc();
-    let millis = now.replace_millisecond(now.millisecond()).unwrap_or(now);
-    millis.format(&Rfc3339).unwrap_or_default()
+    OffsetDateTime::now_utc().format(TIMESTAMP).unwrap_or_default()
 }
 
 fn write_lines(mut sink: Box<dyn Write + Send>, lines: &Receiver<Message>) {
@@ -164,5 +172,21 @@ pub fn install(log: &Log) {
     // Only the first one of a process is installed; a second keeps the first, which is as good.
     if log::set_boxed_logger(Box::new(Bridge(log.clone()))).is_ok() {
         log::set_max_level(log::LevelFilter::Info);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_one_json_object_with_a_timestamp_of_fixed_width() {
+        let fields = serde_json::json!({ "peer": "192.0.2.1:1", "subject": "CN=\"a\nb\"" });
+        let line = Line { ts: now(), level: Level::Warn.name(), event: "handshake_failed", fields };
+        let text = serde_json::to_string(&line).unwrap();
+        assert!(!text.contains('\n'), "a line break in a value must not make a second line");
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(value["subject"], "CN=\"a\nb\"");
+        assert_eq!(value["ts"].as_str().map(str::len), Some("2026-11-22T15:06:05.123Z".len()));
     }
 }
