@@ -11,6 +11,7 @@ mod bodies;
 mod calls;
 mod case;
 mod configuration;
+mod conformance;
 mod guard;
 mod identity;
 mod lifecycle;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         refusals::CASES,
         records::CASES,
         strictness::CASES,
+        conformance::CASES,
         bodies::CASES,
         truncation::CASES,
         origin_faults::CASES,

@@ -50,6 +50,10 @@ pub(super) async fn answer(
 ) -> anyhow::Result<Next> {
     let (method, target) = request.head.request()?;
     let head_only = method == "HEAD";
+    if target == "*" {
+        plain(wire, 200, "asterisk\n", &[], head_only).await?;
+        return Ok(Next::Keep);
+    }
     let target = Target::parse(target)?;
     let how = target.how()?;
     let close_asked = request.head.has_token("Connection", "close");
@@ -64,7 +68,7 @@ pub(super) async fn answer(
         "early-reading" => {
             plain(wire, target.number("status", 200)?, "early\n", &[], head_only).await?;
             let (bytes, sha256) = wire.whole_body(&mut request.body).await?;
-            journal.body(connection, bytes, &sha256);
+            journal.body(connection, bytes, &sha256, &request.body.trailers);
             return Ok(after);
         }
         "drop" => return Ok(Next::Close(how)),
@@ -79,7 +83,7 @@ pub(super) async fn answer(
     }
     let (bytes, sha256) = wire.whole_body(&mut request.body).await?;
     if request.body.framing != Framing::None {
-        journal.body(connection, bytes, &sha256);
+        journal.body(connection, bytes, &sha256, &request.body.trailers);
     }
 
     match target.name.as_str() {
@@ -155,6 +159,12 @@ pub(super) async fn answer(
         "garbage" => {
             wire.write(&pattern::bytes(300)).await?;
             return Ok(Next::Close(how));
+        }
+        "reply" => {
+            wire.write(&target.argument_bytes()?).await?;
+            if target.query.contains_key("how") {
+                return Ok(Next::Close(how));
+            }
         }
         "hang" => std::future::pending::<()>().await,
         "bad" => {
@@ -260,6 +270,13 @@ impl Target {
 
     fn argument_text(&self) -> anyhow::Result<&str> {
         self.argument.as_deref().with_context(|| format!("/{} needs an argument", self.name))
+    }
+
+    /// The argument as bytes: it is written in hexadecimal.
+    fn argument_bytes(&self) -> anyhow::Result<Vec<u8>> {
+        let digits = self.argument_text()?.as_bytes();
+        let byte = |pair: &[u8]| Ok(u8::from_str_radix(std::str::from_utf8(pair)?, 16)?);
+        digits.chunks(2).map(byte).collect()
     }
 
     fn argument(&self) -> anyhow::Result<u64> {

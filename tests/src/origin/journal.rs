@@ -83,9 +83,11 @@ impl Journal {
     }
 
     /// A body was consumed to its end.
-    pub(super) fn body(&self, connection: u64, bytes: u64, sha256: &str) {
+    pub(super) fn body(&self, connection: u64, bytes: u64, sha256: &str, trailers: &[String]) {
         self.with(|state| {
-            state.line(&json!({"event": "body", "connection": connection, "bytes": bytes, "sha256": sha256}));
+            state.line(&json!({
+                "event": "body", "connection": connection, "bytes": bytes, "sha256": sha256, "trailers": trailers,
+            }));
         });
     }
 

@@ -20,6 +20,7 @@
 //! | `/two` | two whole responses |
 //! | `/garbage`, `/drop?how=H`, `/hang` | bytes that are no HTTP; closes without an answer; never answers |
 //! | `/bad/K` | one malformed response; K as in `behaviour::BAD` |
+//! | `/reply/X?how=H` | the bytes that X spells in hexadecimal, whatever they are; closes only if told how |
 //! | `/stats` | counts of connections and requests, and the client subjects seen |
 //!
 //! `how`: `close_notify` (default), `fin` (FIN without close_notify), `rst`.

@@ -28,6 +28,8 @@ pub(super) struct Body {
     /// Left of the body, or of the current chunk.
     remaining: u64,
     ended: bool,
+    /// The lines behind the last chunk.
+    pub(super) trailers: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +68,7 @@ impl Wire {
             Framing::Length(length) => length,
             _ => 0,
         };
-        Ok(Some(Request { head, body: Body { framing, remaining, ended: false } }))
+        Ok(Some(Request { head, body: Body { framing, remaining, ended: false, trailers: Vec::new() } }))
     }
 
     /// The next piece of a body, at most `buffer` long; 0 at its end.
@@ -81,7 +83,13 @@ impl Wire {
             }
             body.remaining = chunk_size(&self.body_line().await?)?;
             if body.remaining == 0 {
-                while !self.body_line().await?.is_empty() {}
+                loop {
+                    let line = self.body_line().await?;
+                    if line.is_empty() {
+                        break;
+                    }
+                    body.trailers.push(String::from_utf8_lossy(&line).into_owned());
+                }
                 body.ended = true;
                 return Ok(0);
             }
