@@ -23,6 +23,7 @@ mod records;
 mod refusals;
 mod reload;
 mod scripted_origin;
+mod soak;
 mod strictness;
 mod truncation;
 
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         configuration::CASES,
         guard::CASES,
         load::CASES,
+        soak::CASES,
     ];
     let trials = modules.into_iter().flatten().map(|case| case.trial()).collect();
     let conclusion = libtest_mimic::run(&Arguments::from_args(), trials);

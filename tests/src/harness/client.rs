@@ -67,6 +67,12 @@ impl ClientTls {
     }
 }
 
+impl ClientTls {
+    fn begin(&self) -> anyhow::Result<ClientConnection> {
+        Ok(ClientConnection::new(Arc::clone(&self.config), ServerName::try_from(NAME)?)?)
+    }
+}
+
 /// A connected client.
 pub struct Client {
     stream: StreamOwned<ClientConnection, TcpStream>,
@@ -128,7 +134,7 @@ impl Client {
         early: impl FnOnce(&mut Vec<u8>),
     ) -> anyhow::Result<Self> {
         let socket = tcp(place, address)?;
-        let mut connection = ClientConnection::new(Arc::clone(&tls.config), ServerName::try_from(NAME)?)?;
+        let mut connection = tls.begin()?;
         let mut bytes = Vec::new();
         early(&mut bytes);
         // rustls keeps them until the handshake is complete on this side, and sends them right behind its Finished.
@@ -280,6 +286,15 @@ impl Client {
             Ok(read) => bail!("unexpected bytes: {:?}", String::from_utf8_lossy(&piece[..read])),
             Err(error) => Err(error).context("the connection ended"),
         }
+    }
+
+    /// Waits until bytes arrive, and leaves them where they are.
+    ///
+    /// # Errors
+    /// When none come in time, or the connection has ended.
+    pub fn wait_readable(&self) -> anyhow::Result<()> {
+        ensure!(self.stream.sock.peek(&mut [0]).context("waiting for an answer")? > 0, "the connection was closed");
+        Ok(())
     }
 
     /// Sends close_notify and leaves the reading side open.
@@ -468,6 +483,33 @@ impl Refusal {
             _ => Self::Closed(error.to_string()),
         }
     }
+}
+
+/// Begins a handshake and sends all but the second half of the client's flight number `flight`: 0 is the `ClientHello`.
+///
+/// # Errors
+/// When the server does not play along, or the handshake has no such flight.
+pub fn half_a_handshake(
+    place: &Place,
+    address: SocketAddr,
+    tls: &ClientTls,
+    flight: usize,
+) -> anyhow::Result<TcpStream> {
+    let mut socket = tcp(place, address)?;
+    let mut connection = tls.begin()?;
+    for number in 0..=flight {
+        while !connection.wants_write() {
+            ensure!(connection.is_handshaking(), "the handshake has only {number} flights");
+            ensure!(connection.read_tls(&mut socket)? > 0, "the server closed");
+            connection.process_new_packets()?;
+        }
+        let mut bytes = Vec::new();
+        while connection.wants_write() {
+            connection.write_tls(&mut bytes)?;
+        }
+        socket.write_all(if number == flight { &bytes[..bytes.len() / 2] } else { &bytes })?;
+    }
+    Ok(socket)
 }
 
 /// A TCP connection from a place, with deadlines on reads and writes.
