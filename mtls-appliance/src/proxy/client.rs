@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout};
 use super::admission::Place;
 use super::buffer::Buffer;
 use super::channel::{Channel, ChannelError, Patience, Read};
+use super::date;
 use super::exchange::{Failure, Next, Outcome, Request};
 use super::origin::{self, ConnectError, Owner};
 use super::worker::Worker;
@@ -30,6 +31,8 @@ use crate::tls::handshake::{self, HandshakeError};
 use crate::tls::server::{reason, take_refusal};
 use crate::tls::session::{Connection, Session};
 
+/// What we call ourselves in Via towards the origin (RFC 9110 7.6.3). Callers are not told.
+const PSEUDONYM: &str = "mtls-appliance";
 /// How long an orderly close may take.
 const CLOSE: std::time::Duration = std::time::Duration::from_secs(2);
 
@@ -302,7 +305,9 @@ impl ClientSession<'_> {
                     let failure = Failure { blame: "client", reason: error.reason(), status: error.status() };
                     let outcome = Outcome::own(failure.status, Some(failure), Next::Close);
                     self.log(&caller, None, Clock::now(), &outcome);
-                    return self.refuse_and_close(error.status(), error.reason()).await;
+                    // What cannot be parsed may still be seen to be a HEAD, whose answer has no content.
+                    let head_request = self.buffer.filled().trim_ascii_start().starts_with(b"HEAD ");
+                    return self.refuse_and_close(error.status(), error.reason(), head_request).await;
                 }
             };
             let started = Clock::now();
@@ -323,7 +328,7 @@ impl ClientSession<'_> {
                             "detail": refused.detail,
                         }),
                     );
-                    return self.refuse_and_close(403, refused.reason).await;
+                    return self.refuse_and_close(403, refused.reason, head.method() == Method::Head).await;
                 }
             };
             let closing = *self.phase.borrow() != Phase::Serving
@@ -344,7 +349,7 @@ impl ClientSession<'_> {
             }
             let mut origin_head = Vec::new();
             let options = RewriteOptions {
-                via: None,
+                via: Some(PSEUDONYM),
                 upgrade: false,
                 expect: true,
                 default_host: &live.config.origin.server_name,
@@ -442,7 +447,7 @@ impl ClientSession<'_> {
             head_request: false,
         };
         let mut out = Vec::new();
-        response.write(None, &mut out);
+        response.write(Some(&date::now()), &mut out);
         let next = match self.channel.write_all(&[&out], Patience::Stall(stall)).await {
             Ok(()) if close => Next::Close,
             Ok(()) => Next::Continue,
@@ -451,8 +456,8 @@ impl ClientSession<'_> {
         Outcome::own(204, None, next)
     }
 
-    async fn refuse_and_close(self, status: u16, reason: &'static str) {
-        let response = refusal(status, reason, true, false);
+    async fn refuse_and_close(self, status: u16, reason: &'static str, head_request: bool) {
+        let response = refusal(status, reason, true, head_request);
         let until = Instant::now() + CLOSE;
         if self.channel.write_all(&[&response], Patience::Until(until)).await.is_ok() {
             self.channel.close(until).await;
@@ -547,6 +552,6 @@ impl RequestLine {
 /// A whole response of our own.
 fn refusal(status: u16, reason: &str, close: bool, head_request: bool) -> Vec<u8> {
     let mut out = Vec::new();
-    OwnResponse { close, head_request, ..OwnResponse::refusal(status, reason) }.write(None, &mut out);
+    OwnResponse { close, head_request, ..OwnResponse::refusal(status, reason) }.write(Some(&date::now()), &mut out);
     out
 }

@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout};
 
 use super::buffer::Buffer;
 use super::channel::{Channel, ChannelError, Patience, Read};
+use super::date;
 use super::origin::{self, ConnectError, Link, Owner, Pool, response_patience};
 use super::relay::{Moved, Relay, RelayError};
 use crate::app::{Live, Shared};
@@ -338,7 +339,6 @@ struct Answer<'a> {
     exchange: Exchange,
     request_sent: Option<Instant>,
     interims: u32,
-    via: Option<&'a str>,
 }
 
 impl<'a> Answer<'a> {
@@ -354,7 +354,6 @@ impl<'a> Answer<'a> {
             exchange: request.head.exchange(false),
             request_sent: None,
             interims: 0,
-            via: None,
         }
     }
 
@@ -403,7 +402,7 @@ impl<'a> Answer<'a> {
             return Err(Failure::origin("interim_response_flood", 502));
         }
         let mut out = Vec::new();
-        write_response(head, self.buffer.filled(), plan, &self.options(), &mut out);
+        write_response(head, self.buffer.filled(), plan, &self.options(&date::now()), &mut out);
         self.buffer.consume(head.head_len());
         if !out.is_empty() {
             self.client.write_all(&[&out], patience).await.map_err(|error| Failure::client(error.reason(), 0))?;
@@ -411,8 +410,8 @@ impl<'a> Answer<'a> {
         Ok(())
     }
 
-    fn options(&self) -> ResponseOptions<'a> {
-        ResponseOptions { via: self.via, date: None, extra: b"" }
+    fn options<'d>(&self, date: &'d str) -> ResponseOptions<'d> {
+        ResponseOptions { via: None, date: Some(date), extra: b"" }
     }
 
     /// The relay of the answer's body, with the head pending.
@@ -425,7 +424,7 @@ impl<'a> Answer<'a> {
         moved: &'a Cell<Moved>,
     ) -> Relay<'a> {
         let mut pending = Vec::new();
-        write_response(head, self.buffer.filled(), plan, &self.options(), &mut pending);
+        write_response(head, self.buffer.filled(), plan, &self.options(&date::now()), &mut pending);
         self.buffer.consume(head.head_len());
         Relay {
             from: self.origin,

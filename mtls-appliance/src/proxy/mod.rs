@@ -8,6 +8,7 @@ pub mod admission;
 mod buffer;
 pub mod channel;
 mod client;
+mod date;
 mod exchange;
 mod origin;
 mod relay;

@@ -46,7 +46,11 @@ pub(super) fn callers_of_http_1_0_and_the_version_of_the_next_hop(lab: &Lab) -> 
             row("RFC 9110 7.6.3: Via of earlier hops is kept", request("GET /headers", "Via: 1.1 a\r\n"))
                 .answer(200)
                 .seen("GET /headers HTTP/1.1")
-                .with("Via: 1.1 a"),
+                .with("Via: 1.1 a, 1.1 mtls-appliance"),
+            row("RFC 9110 7.6.3: we are named behind them", request("GET /headers", ""))
+                .answer(200)
+                .seen("GET /headers HTTP/1.1")
+                .with("Via: 1.1 mtls-appliance"),
             row(
                 "RFC 9110 6.6.2: Trailer goes on",
                 request("POST /echo", "Trailer: X-Sum\r\nTransfer-Encoding: chunked\r\n") + "0\r\nX-Sum: 1\r\n\r\n",

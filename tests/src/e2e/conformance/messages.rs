@@ -141,6 +141,12 @@ pub(super) fn responses_without_a_body_have_none(lab: &Lab) -> anyhow::Result<()
             replied("RFC 9110 9.3.2: HEAD gets no body with our own answer either", "HEAD", "no HTTP at all\r\n\r\n")
                 .answer(502)
                 .body(""),
+            row(
+                "RFC 9110 9.3.2: HEAD gets no body with a refusal either",
+                request("HEAD /headers", "Content-Length: x\r\n"),
+            )
+            .refused(400)
+            .body(""),
             replied(
                 "RFC 9110 6.6.1: the origin's date is kept",
                 "GET",
