@@ -63,6 +63,8 @@ files = ["r1", "/r2"]
 socket = "control.sock"
 [limits]
 connections = 1
+connections_per_source = 1
+connections_per_organisation = 1
 handshakes = 1
 head_bytes = "64KiB"
 head_fields = 50
