@@ -44,7 +44,8 @@ pub enum GuardError {
     Netlink(#[source] io::Error),
     /// The kernel has no BPF, or does not let us use it.
     #[error(
-        "the kernel refuses BPF: {0}; it needs CONFIG_BPF_SYSCALL, and kernel lockdown or a container must not forbid it"
+        "[guard]: the kernel refuses BPF: {0}; boot a kernel with CONFIG_BPF_SYSCALL, let neither lockdown nor a container \
+         forbid it, or remove the [guard] table to run without the guard"
     )]
     NoBpf(String),
     /// The pins cannot live where they should.
