@@ -23,7 +23,7 @@ use crate::guard::{Guard, GuardError};
 use crate::ktls::Support;
 pub use crate::live::Live;
 use crate::proxy::admission::Tally;
-use crate::proxy::run_worker;
+use crate::proxy::{run_worker, upstream};
 use crate::telemetry::{Counters, Level, Log};
 
 /// Bodies from this length on are spliced where both sessions are in the kernel: one full TLS record.
@@ -57,6 +57,8 @@ pub struct Shared {
     pub sources: Arc<Tally<IpAddr>>,
     /// Present connections by organisation: its first code.
     pub organisations: Arc<Tally<String>>,
+    /// Rises when a request finds no room for a connection to an origin's address.
+    pub crowded: watch::Sender<u64>,
     /// When the process started.
     pub started: Instant,
     /// How the last reload ended, for `status`.
@@ -90,13 +92,13 @@ impl std::fmt::Display for Failure {
     }
 }
 
-/// Reads the configuration and all files that it names.
+/// Reads the configuration and all files that it names; what was learnt about origins is taken over from `before`.
 ///
 /// # Errors
 /// Every mistake.
-pub fn load(path: &Path, generation: u64) -> Result<Live, Failure> {
+pub fn load(path: &Path, before: Option<&Live>) -> Result<Live, Failure> {
     let config = config::load(path).map_err(|mistakes| Failure::Configuration(mistakes.to_string()))?;
-    Live::load(config, generation).map_err(|mistakes| Failure::Configuration(mistakes.to_string()))
+    Live::load(config, before).map_err(|mistakes| Failure::Configuration(mistakes.to_string()))
 }
 
 /// Runs the appliance until SIGTERM or SIGINT.
@@ -105,7 +107,7 @@ pub fn load(path: &Path, generation: u64) -> Result<Live, Failure> {
 /// What kept it from starting, or broke it.
 pub fn run(path: &Path) -> Result<(), Failure> {
     forbid_core_dumps();
-    let live = load(path, 1)?;
+    let live = load(path, None)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -168,17 +170,23 @@ async fn serve(live: Live) -> Result<(), Failure> {
         phase: watch::Sender::new(Phase::Serving),
         sources: Arc::default(),
         organisations: Arc::default(),
+        crowded: watch::Sender::new(0),
         started: Instant::now(),
         last_reload: std::sync::Mutex::new(None),
     });
     announce(&shared, guard.as_ref());
+    upstream::resolve::new_names(&shared, &shared.live.load_full()).await;
     let (failed, mut failures) = mpsc::unbounded_channel();
-    let workers = start_workers(&shared, listeners, &failed)?;
+    let mut threads = start_workers(&shared, listeners, &failed)?;
+    threads.push(start_thread("origins", &failed, {
+        let shared = Arc::clone(&shared);
+        move || upstream::check::run(shared)
+    })?);
     notify(&[sd_notify::NotifyState::Ready]);
     shared.log.event(Level::Info, "ready", json!({}));
     let result = supervise(&shared, guard, control, &mut signals, &mut failures).await;
-    for worker in workers {
-        // A worker that panicked has been counted by its connections' end; nothing more can be done for it now.
+    for worker in threads {
+        // One that panicked has been counted by its connections' end; nothing more can be done for it now.
         let _ = tokio::task::spawn_blocking(move || worker.join()).await;
     }
     shared.log.event(Level::Info, "stopped", json!({}));
@@ -250,7 +258,8 @@ fn announce(shared: &Shared, guard: Option<&Guard>) {
             "config": live.config.path,
             "listeners": live.config.listener.addresses,
             "workers": live.config.listener.workers,
-            "origin": live.config.origin.address.to_string(),
+            "origins": origins(&live),
+            "sites": live.config.sites.iter().map(|site| &*site.name).collect::<Vec<_>>(),
             "kernel": support.kernel,
             "offload": offload,
             "offload_ciphers": support.cipher_suites,
@@ -262,6 +271,12 @@ fn announce(shared: &Shared, guard: Option<&Guard>) {
         shared.log.event(Level::Warn, "no_kernel_tls", json!({ "detail": offload }));
     }
     warn(shared, &live);
+}
+
+/// Origins as configured: name and addresses.
+fn origins(live: &Live) -> Vec<serde_json::Value> {
+    let addresses = |origin: &config::Origin| origin.servers.iter().map(ToString::to_string).collect::<Vec<_>>();
+    live.config.origins.iter().map(|origin| json!({ "name": origin.name, "addresses": addresses(origin) })).collect()
 }
 
 fn warn(shared: &Shared, live: &Live) {
@@ -276,27 +291,36 @@ fn start_workers(
     failed: &mpsc::UnboundedSender<String>,
 ) -> Result<Vec<std::thread::JoinHandle<()>>, Failure> {
     let count = shared.live.load().config.listener.workers;
-    let cannot = |error: io::Error| Failure::Environment(format!("cannot start a worker: {error}"));
     (0..count)
         .map(|index| {
-            let listeners =
-                listeners.iter().map(TcpListener::try_clone).collect::<io::Result<Vec<_>>>().map_err(cannot)?;
+            let listeners = listeners.iter().map(TcpListener::try_clone).collect::<io::Result<Vec<_>>>();
+            let listeners = listeners.map_err(|error| cannot_start(&error))?;
             let shared = Arc::clone(shared);
-            let failed = failed.clone();
-            std::thread::Builder::new()
-                .name(format!("worker-{index}"))
-                .spawn(move || {
-                    let outcome = match catch_unwind(AssertUnwindSafe(|| run_worker(shared, listeners))) {
-                        Ok(Ok(())) => return,
-                        Ok(Err(error)) => error.to_string(),
-                        Err(_) => "it panicked".to_owned(),
-                    };
-                    // When nobody listens any more, the process is on its way out.
-                    let _ = failed.send(format!("worker {index} ended: {outcome}"));
-                })
-                .map_err(cannot)
+            start_thread(&format!("worker-{index}"), failed, move || run_worker(shared, listeners))
         })
         .collect()
+}
+
+fn start_thread(
+    name: &str,
+    failed: &mpsc::UnboundedSender<String>,
+    work: impl FnOnce() -> io::Result<()> + Send + 'static,
+) -> Result<std::thread::JoinHandle<()>, Failure> {
+    let (failed, owned) = (failed.clone(), name.to_owned());
+    let run = move || {
+        let outcome = match catch_unwind(AssertUnwindSafe(work)) {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "it panicked".to_owned(),
+        };
+        // When nobody listens any more, the process is on its way out.
+        let _ = failed.send(format!("thread {owned} ended: {outcome}"));
+    };
+    std::thread::Builder::new().name(name.to_owned()).spawn(run).map_err(|error| cannot_start(&error))
+}
+
+fn cannot_start(error: &io::Error) -> Failure {
+    Failure::Environment(format!("cannot start a thread: {error}"))
 }
 
 /// Handles signals and the control socket until it is time to stop.
@@ -315,7 +339,7 @@ async fn supervise(
             Some(why) = failures.recv() => break Err(Failure::Environment(why)),
             _ = signals.terminate.recv() => break Ok(()),
             _ = signals.interrupt.recv() => break Ok(()),
-            _ = signals.hangup.recv() => reload(shared, guard.as_ref()),
+            _ = signals.hangup.recv() => reload(shared, guard.as_ref()).await,
             client = control.accept() => control::answer(shared, guard.as_ref(), client).await,
         }
     };
@@ -354,17 +378,23 @@ async fn sampled_drops(shared: &Shared, guard: Option<&Guard>) {
 }
 
 /// Loads everything anew and puts it in force in one step; on any mistake everything stays as it is.
-fn reload(shared: &Shared, guard: Option<&Guard>) {
+async fn reload(shared: &Shared, guard: Option<&Guard>) {
     // `Type=notify-reload` wants to know when the reload began.
     match sd_notify::NotifyState::monotonic_usec_now() {
         Ok(now) => notify(&[sd_notify::NotifyState::Reloading, now]),
         Err(_) => notify(&[sd_notify::NotifyState::Reloading]),
     }
     let before = shared.live.load_full();
-    let outcome = load(&before.config.path, before.generation + 1)
+    let outcome = load(&before.config.path, Some(&before)).and_then(|live| {
+        unchanged(&before.config, &live.config)?;
+        require_offload(&live.config, &shared.support)?;
+        Ok(live)
+    });
+    if let Ok(live) = &outcome {
+        upstream::resolve::new_names(shared, live).await;
+    }
+    let outcome = outcome
         .and_then(|live| {
-            unchanged(&before.config, &live.config)?;
-            require_offload(&live.config, &shared.support)?;
             if let Some(guard) = guard {
                 guard.update_registry(live.verifier.registry()).map_err(guard_failure)?;
             }

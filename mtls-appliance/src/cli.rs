@@ -79,16 +79,17 @@ pub fn main() -> ExitCode {
 }
 
 fn check(path: &Path) -> Result<(), Failure> {
-    let live = app::load(path, 0)?;
+    let live = app::load(path, None)?;
     for warning in &live.warnings {
         eprintln!("warning: {warning}");
     }
     println!(
-        "{}: good ({} organisations, {} listening addresses, origin {})",
+        "{}: good ({} organisations, {} listening addresses, {} sites, {} origins)",
         path.display(),
         live.verifier.registry().organisations.len(),
         live.config.listener.addresses.len(),
-        live.config.origin.address,
+        live.config.sites.len(),
+        live.config.origins.len(),
     );
     Ok(())
 }

@@ -114,7 +114,8 @@ fn status(shared: &Shared, guard: Option<&Guard>) -> Value {
         "last_reload": last_reload,
         "listeners": live.config.listener.addresses,
         "workers": live.config.listener.workers,
-        "origin": live.config.origin.address.to_string(),
+        "origins": live.origins.iter().map(|origin| origin.status()).collect::<Vec<_>>(),
+        "sites": live.routing.status(&live.config.origins),
         "offload": offload(shared, &live),
         "guard": guard.map_or(Value::Null, |guard| json!({
             "status": guard.status(),

@@ -5,18 +5,21 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use rustls::RootCertStore;
-use rustls::client::ClientConfig;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::server::ServerConfig;
+use rustls::client::verify_server_name;
+use rustls::pki_types::ServerName;
+use rustls::server::{ParsedCertificate, ServerConfig};
+use rustls::sign::CertifiedKey;
 use serde::Serialize;
 
-use crate::config::{Config, Mistakes, OffloadMode, OriginVerify};
+use crate::config::{Config, HostPattern, Mistakes, OffloadMode, Origin, OriginVerify, PoolMode, Site};
 use crate::http1::{ChunkDecoder, ChunkLimits, HeadLimits};
 use crate::identity::{ClientIdentity, ReservedNames};
+use crate::proxy::routing::Routing;
+use crate::proxy::upstream::Upstream;
 use crate::registry;
-use crate::tls::files::{self, Setting};
+use crate::tls::files::{self, Credentials, Setting};
 use crate::tls::origin::Verify;
-use crate::tls::server::ClientVerifier;
+use crate::tls::server::{ClientVerifier, EdgeCertificates};
 use crate::tls::{origin, server};
 
 /// The configuration in force and what was loaded with it.
@@ -29,10 +32,10 @@ pub struct Live {
     pub server_tls: Arc<ServerConfig>,
     /// The check of client certificates.
     pub verifier: Arc<ClientVerifier>,
-    /// TLS towards the origin.
-    pub origin_tls: Arc<ClientConfig>,
-    /// The origin's name.
-    pub origin_name: ServerName<'static>,
+    /// Which names and paths lead where.
+    pub routing: Arc<Routing>,
+    /// In the order of [`Config::origins`].
+    pub origins: Vec<Arc<Upstream>>,
     /// Names that no client may send.
     pub reserved: Arc<ReservedNames>,
     /// Our own certificates.
@@ -45,7 +48,7 @@ pub struct Live {
 #[derive(Debug, Clone, Serialize)]
 pub struct CertificateStatus {
     /// The configuration key.
-    pub key: &'static str,
+    pub key: String,
     /// The file.
     pub file: PathBuf,
     /// Subject in RFC 2253 form.
@@ -55,87 +58,51 @@ pub struct CertificateStatus {
 }
 
 impl Live {
-    /// Loads everything the configuration names.
+    /// Loads everything the configuration names; what was learnt about origins is taken over from `before`.
     ///
     /// # Errors
     /// Every mistake in the files.
-    pub fn load(config: Config, generation: u64) -> Result<Self, Mistakes> {
-        let now = SystemTime::now();
-        let mut mistakes = Mistakes::default();
-        let mut warnings = Vec::new();
-        let mut keep = |found: Mistakes| mistakes.append(found);
-        let (tls, origin) = (&config.tls, &config.origin);
-        let registry = registry::load(&config.registry_files).map_err(&mut keep).ok();
-        let edge = files::load_credentials(
-            Setting { key: "tls.certificate", path: &tls.certificate },
-            Setting { key: "tls.key", path: &tls.key },
-            now,
-        );
-        let edge = edge.map_err(&mut keep).ok();
-        let callers = load_roots("tls.client_ca", &tls.client_ca, now, &mut warnings).map_err(&mut keep).ok();
-        let own = files::load_credentials(
-            Setting { key: "origin.certificate", path: &origin.certificate },
-            Setting { key: "origin.key", path: &origin.key },
-            now,
-        );
-        let own = own.map_err(&mut keep).ok();
-        let verify = match &origin.verify {
-            OriginVerify::Ca(paths) => load_roots("origin.ca", paths, now, &mut warnings).map(Verify::Ca),
-            OriginVerify::Pin(pins) => Ok(Verify::Pin(pins.clone())),
-            OriginVerify::None => {
-                warnings.push(
-                    "origin.verify = \"none\": whoever can answer at the origin's address is taken for the origin; use \
-                     \"ca\" or \"pin\""
-                        .to_owned(),
-                );
-                Ok(Verify::None)
+    pub fn load(config: Config, before: Option<&Self>) -> Result<Self, Mistakes> {
+        let mut loader = Loader::new(&config);
+        let routing = Arc::new(Routing::new(config.sites.clone()));
+        let registry = registry::load(&config.registry_files);
+        let registry = loader.keep(registry);
+        let certificates = loader.edge(&config, &routing);
+        let callers = loader.roots("tls.client_ca", &config.tls.client_ca);
+        let verifier = match (callers, registry) {
+            (Some(callers), Some(registry)) => {
+                let verifier = ClientVerifier::new(callers, config.tls.client_eku, Arc::new(registry));
+                loader.keep(verifier.map_err(|problem| unusable("tls.client_ca", &config.path, problem))).map(Arc::new)
             }
+            _ => None,
         };
-        let verify = verify.map_err(&mut keep).ok();
-        let origin_name = ServerName::try_from(origin.server_name.clone())
-            .map_err(|error| {
-                keep(Mistakes::about_file_of(
-                    "origin.server_name",
-                    Path::new(&origin.server_name),
-                    error.to_string(),
-                    "give a DNS name or an IP address",
-                ));
-            })
-            .ok();
-        let (Some(registry), Some(edge), Some(callers), Some(own), Some(verify), Some(origin_name)) =
-            (registry, edge, callers, own, verify, origin_name)
-        else {
-            return Err(mistakes);
+        let server_tls = match (certificates, &verifier) {
+            (Some(certificates), Some(verifier)) => {
+                let minimum = config.tls.minimum_version;
+                let made = server::config(certificates, Arc::clone(verifier), minimum, loader.extract);
+                let file = &config.tls.certificate;
+                loader.keep(made.map_err(|error| unusable("tls.certificate", file, error.to_string())))
+            }
+            _ => None,
         };
-
-        warnings.extend(edge.notes.iter().chain(&own.notes).map(ToString::to_string));
-        let certificates =
-            [("tls.certificate", &tls.certificate, &edge), ("origin.certificate", &origin.certificate, &own)]
-                .into_iter()
-                .filter_map(|(key, file, credentials)| status(key, file, &credentials.certified_key.cert))
-                .collect();
-        let extract = config.offload != OffloadMode::Off;
-        let unusable = |key: &str, path: &Path, problem: String| {
-            Mistakes::about_file_of(key, path, problem, "use a certificate and key that rustls supports")
-        };
-        let verifier = ClientVerifier::new(callers, tls.client_eku, Arc::new(registry))
-            .map_err(|problem| unusable("tls.client_ca", &config.path, problem))?;
-        let verifier = Arc::new(verifier);
-        let server_tls = server::config(edge.certified_key, Arc::clone(&verifier), tls.minimum_version, extract)
-            .map_err(|error| unusable("tls.certificate", &tls.certificate, error.to_string()))?;
-        let origin_tls = origin::config(&own.certified_key, verify, origin.minimum_version, extract)
-            .map_err(|error| unusable("origin.certificate", &origin.certificate, error.to_string()))?;
-        Ok(Self {
-            generation,
-            server_tls: Arc::new(server_tls),
-            verifier,
-            origin_tls: Arc::new(origin_tls),
-            origin_name,
-            reserved: Arc::new(ReservedNames::for_settings(&config.identity)),
-            certificates,
-            warnings,
-            config,
-        })
+        let known = |name: &str| before.and_then(|live| live.origins.iter().find(|known| known.config.name == name));
+        let origins: Vec<Option<Upstream>> =
+            config.origins.iter().map(|origin| loader.origin(origin, known(&origin.name).map(Arc::as_ref))).collect();
+        let Loader { mistakes, warnings, certificates, .. } = loader;
+        match (verifier, server_tls, origins.into_iter().collect::<Option<Vec<_>>>()) {
+            (Some(verifier), Some(server_tls), Some(origins)) if mistakes.is_empty() => Ok(Self {
+                generation: before.map_or(0, |live| live.generation) + 1,
+                server_tls: Arc::new(server_tls),
+                verifier,
+                routing,
+                origins: origins.into_iter().map(Arc::new).collect(),
+                reserved: Arc::new(ReservedNames::for_settings(&config.identity)),
+                certificates,
+                warnings,
+                config,
+            }),
+            _ => Err(mistakes),
+        }
     }
 
     /// Bytes of a connection's read buffer: a whole head, and at least two TLS records.
@@ -164,25 +131,141 @@ impl Live {
     }
 }
 
-fn load_roots(
-    key: &str,
-    paths: &[PathBuf],
+/// Reads the files that a configuration names, and keeps what was found out on the way.
+struct Loader {
     now: SystemTime,
-    warnings: &mut Vec<String>,
-) -> Result<RootCertStore, Mistakes> {
-    let authorities = files::load_authorities(key, paths, now)?;
-    warnings.extend(authorities.notes.iter().map(ToString::to_string));
-    let mut roots = RootCertStore::empty();
-    for certificate in authorities.certificates {
-        roots.add(certificate).map_err(|error| {
-            let path = paths.first().map_or(Path::new(""), PathBuf::as_path);
-            Mistakes::about_file_of(key, path, error.to_string(), "list certificates of authorities only")
-        })?;
-    }
-    Ok(roots)
+    /// Sessions may go to the kernel.
+    extract: bool,
+    mistakes: Mistakes,
+    warnings: Vec<String>,
+    certificates: Vec<CertificateStatus>,
 }
 
-fn status(key: &'static str, file: &Path, chain: &[CertificateDer<'static>]) -> Option<CertificateStatus> {
-    let facts = ClientIdentity::from_chain(chain).ok()?;
-    Some(CertificateStatus { key, file: file.to_owned(), subject: facts.subject_dn, not_after: facts.not_after })
+impl Loader {
+    fn new(config: &Config) -> Self {
+        Self {
+            now: SystemTime::now(),
+            extract: config.offload != OffloadMode::Off,
+            mistakes: Mistakes::default(),
+            warnings: Vec::new(),
+            certificates: Vec::new(),
+        }
+    }
+
+    fn keep<T>(&mut self, outcome: Result<T, Mistakes>) -> Option<T> {
+        outcome.map_err(|found| self.mistakes.append(found)).ok()
+    }
+
+    /// The certificate and key of a table.
+    fn credentials(&mut self, table: &str, certificate: &Path, key: &Path) -> Option<Credentials> {
+        let (certificate_key, key_key) = (format!("{table}.certificate"), format!("{table}.key"));
+        let loaded = files::load_credentials(
+            Setting { key: &certificate_key, path: certificate },
+            Setting { key: &key_key, path: key },
+            self.now,
+        );
+        let credentials = self.keep(loaded)?;
+        self.warnings.extend(credentials.notes.iter().map(ToString::to_string));
+        if let Ok(facts) = ClientIdentity::from_chain(&credentials.certified_key.cert) {
+            self.certificates.push(CertificateStatus {
+                key: certificate_key,
+                file: certificate.to_owned(),
+                subject: facts.subject_dn,
+                not_after: facts.not_after,
+            });
+        }
+        Some(credentials)
+    }
+
+    fn edge(&mut self, config: &Config, routing: &Arc<Routing>) -> Option<EdgeCertificates> {
+        let common = self.credentials("tls", &config.tls.certificate, &config.tls.key);
+        let mut of_sites = Vec::new();
+        for site in &config.sites {
+            let own = site
+                .credentials
+                .as_ref()
+                .and_then(|(certificate, key)| self.credentials(&format!("sites.{}", site.name), certificate, key));
+            let own = own.map(|own| own.certified_key);
+            if let Some(used) = own.as_ref().or(common.as_ref().map(|common| &common.certified_key)) {
+                self.warnings.extend(uncovered(site, used));
+            }
+            of_sites.push(own);
+        }
+        Some(EdgeCertificates { common: common?.certified_key, of_sites, routing: Arc::clone(routing) })
+    }
+
+    fn roots(&mut self, key: &str, paths: &[PathBuf]) -> Option<RootCertStore> {
+        let loaded = files::load_authorities(key, paths, self.now);
+        let authorities = self.keep(loaded)?;
+        self.warnings.extend(authorities.notes.iter().map(ToString::to_string));
+        let mut roots = RootCertStore::empty();
+        for certificate in authorities.certificates {
+            let added = roots.add(certificate).map_err(|error| {
+                let path = paths.first().map_or(Path::new(""), PathBuf::as_path);
+                Mistakes::about_file_of(key, path, error.to_string(), "list certificates of authorities only")
+            });
+            self.keep(added)?;
+        }
+        Some(roots)
+    }
+
+    fn origin(&mut self, origin: &Origin, before: Option<&Upstream>) -> Option<Upstream> {
+        let table = &origin.table;
+        let own = self.credentials(table, &origin.certificate, &origin.key);
+        let verify = match &origin.verify {
+            OriginVerify::Ca(paths) => self.roots(&format!("{table}.ca"), paths).map(Verify::Ca),
+            OriginVerify::Pin(pins) => Some(Verify::Pin(pins.clone())),
+            OriginVerify::None => {
+                self.warnings.push(format!(
+                    "{table}.verify = \"none\": whoever can answer at the origin's address is taken for the origin; \
+                     use \"ca\" or \"pin\""
+                ));
+                Some(Verify::None)
+            }
+        };
+        if origin.pool == PoolMode::Shared {
+            self.warnings.push(format!(
+                "{table}.pool = \"shared\": all clients use the same connections, so an API server that misjudges where \
+                 a message ends can give one client's answer to another; \"per-identity\" rules that out"
+            ));
+        }
+        let server_name = ServerName::try_from(origin.server_name.clone()).map_err(|error| {
+            let key = format!("{table}.server_name");
+            let remedy = "give a DNS name or an IP address";
+            Mistakes::about_file_of(&key, Path::new(&origin.server_name), error.to_string(), remedy)
+        });
+        let server_name = self.keep(server_name);
+        let tls = origin::config(&own?.certified_key, verify?, origin.minimum_version, self.extract);
+        let tls =
+            tls.map_err(|error| unusable(&format!("{table}.certificate"), &origin.certificate, error.to_string()));
+        let tls = self.keep(tls)?;
+        Some(Upstream::new(origin.clone(), Arc::new(tls), server_name?, before))
+    }
+}
+
+fn unusable(key: &str, path: &Path, problem: String) -> Mistakes {
+    Mistakes::about_file_of(key, path, problem, "use a certificate and key that rustls supports")
+}
+
+/// A warning for each name of the site that its certificate does not have: callers will refuse it.
+fn uncovered(site: &Site, used: &CertifiedKey) -> Vec<String> {
+    let leaf = used.cert.first().and_then(|leaf| ParsedCertificate::try_from(leaf).ok());
+    let Some(leaf) = leaf else { return Vec::new() };
+    let example = |host: &HostPattern| match host {
+        HostPattern::Exact(name) => Some(name.trim_matches(['[', ']']).to_owned()),
+        HostPattern::Suffix(suffix) => Some(format!("any{suffix}")),
+        HostPattern::Any => None,
+    };
+    let is_uncovered = |host: &&HostPattern| {
+        let name = example(host).and_then(|name| ServerName::try_from(name).ok());
+        name.is_some_and(|name| verify_server_name(&leaf, &name).is_err())
+    };
+    let warning = |host| {
+        format!(
+            "sites.{}.hosts: {host} is not a name of the certificate that its callers are shown; give the site a \
+             certificate that has it",
+            site.name
+        )
+    };
+    site.hosts.iter().filter(is_uncovered).map(warning).collect()
 }

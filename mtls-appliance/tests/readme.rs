@@ -13,14 +13,18 @@ fn blocks(readme: &str) -> Vec<String> {
 fn the_configuration_in_the_readme_loads() {
     let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).unwrap();
     let blocks = blocks(&readme);
-    assert_eq!(blocks.len(), 2, "configuration and registry");
+    let [configuration, registry, sites] = &*blocks else { panic!("configuration, registry and sites") };
     let folder = std::env::temp_dir().join(format!("mtls-readme-{}", std::process::id()));
     dev_pki::generate(&folder).unwrap();
-    fs::write(folder.join("appliance.toml"), &blocks[0]).unwrap();
-    fs::write(folder.join("registry.toml"), &blocks[1]).unwrap();
-    let live = mtls_appliance::app::load(&folder.join("appliance.toml"), 1).map_err(|error| error.to_string());
+    fs::write(folder.join("one.toml"), configuration).unwrap();
+    fs::write(folder.join("several.toml"), format!("{configuration}{sites}")).unwrap();
+    fs::write(folder.join("registry.toml"), registry).unwrap();
+    let load = |name| mtls_appliance::app::load(&folder.join(name), None).map_err(|error| error.to_string());
+    let (one, several) = (load("one.toml"), load("several.toml"));
     fs::remove_dir_all(&folder).unwrap();
-    let live = live.unwrap();
-    assert_eq!(live.verifier.registry().organisations.len(), 1);
-    assert!(live.config.guard.is_some());
+    let (one, several) = (one.unwrap(), several.unwrap());
+    assert_eq!(one.verifier.registry().organisations.len(), 1);
+    assert!(one.config.guard.is_some());
+    assert_eq!((several.config.origins.len(), several.config.sites.len()), (2, 2));
+    assert_eq!(several.warnings, Vec::<String>::new());
 }

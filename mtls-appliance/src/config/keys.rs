@@ -5,10 +5,11 @@
 use std::time::Duration;
 
 use super::form::{
-    ADDRESS, Count, EKU, Flag, Form, GUARD, Header, INTERFACE, List, OFFLOAD, PATH, PIN, PIN_DIR, PORT, PresetName,
-    REMOVED_NAME, SERVER_NAME, Size, Span, Text, VERIFY, VERSIONS, VerifyWord, Words,
+    ADDRESS, Count, EKU, Flag, Form, GUARD, HEALTH_PATH, HOST_PATTERN, Header, INTERFACE, List, OFFLOAD, ORIGIN_NAME,
+    OriginServerForm, PATH, PIN, PIN_DIR, POOL, PORT, PresetName, REMOVED_NAME, RouteForm, SERVER_NAME, Size, Span,
+    Text, UPGRADE, VERIFY, VERSIONS, VerifyWord, Words,
 };
-use super::{ClientEku, GuardMode, OffloadMode, TlsVersion};
+use super::{ClientEku, GuardMode, HostPattern, OffloadMode, PoolMode, TlsVersion};
 
 /// What holds where a key is absent.
 pub(super) enum Absent {
@@ -68,10 +69,17 @@ impl<F: Form> Documented for Key<F> {
 }
 
 /// The tables and what they are about.
-pub(super) const TABLES: [(&str, &str); 11] = [
+pub(super) const TABLES: [(&str, &str); 14] = [
     ("listener", "Where callers connect."),
     ("tls", "TLS towards the callers."),
-    ("origin", "The API server behind the appliance."),
+    ("origin", "The API server behind the appliance: one, or several that are alike."),
+    ("origins", "Further origins, each in a table `[origins.NAME]` with the keys of `[origin]`, for sites and routes."),
+    (
+        "sites",
+        "Which names are served, each site in a table `[sites.NAME]`. Without any, every name leads to `[origin]`; with \
+         one or more, a name that none of them lists is refused.",
+    ),
+    ("resolver", "How the names of origins are looked up."),
     ("identity", "How the origin is told who calls."),
     ("offload", "TLS in the kernel."),
     ("guard", "The XDP guard; without this table there is none."),
@@ -81,6 +89,18 @@ pub(super) const TABLES: [(&str, &str); 11] = [
     ("timeouts", "Deadlines."),
     ("log", "The log."),
 ];
+
+/// Most tables `[origins.NAME]`, and most `[sites.NAME]`.
+pub(super) const NAMED_LIMIT: usize = 200;
+
+/// For a table of tables: the table whose keys each of them has.
+pub(super) fn declared_in(table: &str) -> Option<&'static str> {
+    match table {
+        "origins" => Some("origin"),
+        "sites" => Some("sites"),
+        _ => None,
+    }
+}
 
 macro_rules! keys {
     ($($constant:ident: $form:ty = $table:literal . $name:literal, $value:expr, $absent:expr, $meaning:literal;)*) => {
@@ -129,8 +149,10 @@ keys! {
     TLS_CLIENT_EKU: Words<ClientEku> = "tls"."client_eku", EKU, Default("\"client-auth\""),
         "Extended key usage that a caller's certificate needs.";
 
-    ORIGIN_ADDRESS: Text<std::net::SocketAddr> = "origin"."address", ADDRESS, Required,
-        "Where the API server listens.";
+    ORIGIN_ADDRESSES: List<OriginServerForm> = "origin"."addresses",
+        List { item: OriginServerForm, may_be_empty: false, example: "[\"10.0.0.5:9443\", { address = \"api2.bank.internal:9443\", weight = 2 }]" },
+        Required,
+        "Where the API servers listen. A name stands for all its addresses and is looked up again and again. A request goes to the address with the fewest requests under way for its weight.";
     ORIGIN_SERVER_NAME: Text<String> = "origin"."server_name", SERVER_NAME, Required,
         "Name sent to the API server (SNI) and looked for in its certificate.";
     ORIGIN_CERTIFICATE: Text<String> = "origin"."certificate", PATH, Required,
@@ -148,7 +170,59 @@ keys! {
     ORIGIN_MINIMUM_VERSION: Words<TlsVersion> = "origin"."minimum_version", VERSIONS, Default("\"1.3\""),
         "Oldest TLS version that the API server may use.";
     ORIGIN_IDLE_PER_IDENTITY: Count = "origin"."idle_per_identity", Count { least: 0, most: 1024 }, Default("8"),
-        "Idle connections kept per client identity and worker; they are never shared between two identities.";
+        "Idle connections kept per client identity, address and worker.";
+    ORIGIN_POOL: Words<PoolMode> = "origin"."pool", POOL, Default("\"per-identity\""),
+        "Who may use a connection to the API server again.";
+    ORIGIN_CONNECTIONS: Count = "origin"."connections", Count { least: 1, most: 1_000_000 }, Default("10000"),
+        "Connections at once to each address, idle ones included.";
+    ORIGIN_QUEUE: Count = "origin"."queue", Count { least: 0, most: 1_000_000 }, Default("1000"),
+        "Requests that may wait for a connection to one address; more are answered 503 at once.";
+    ORIGIN_QUEUE_TIMEOUT: Span = "origin"."queue_timeout", up_to(300), Default("\"5s\""),
+        "How long such a request waits before it is answered 503.";
+    ORIGIN_CONNECT_TIMEOUT: Span = "origin"."connect_timeout", up_to(300), Otherwise("`timeouts.connect`"),
+        "TCP and TLS towards this origin.";
+    ORIGIN_RESPONSE_TIMEOUT: Span = "origin"."response_timeout", up_to(3600), Otherwise("`timeouts.response`"),
+        "From the end of a request to the head of this origin's response.";
+    ORIGIN_EJECT_AFTER: Count = "origin"."eject_after", Count { least: 0, most: 1000 }, Default("5"),
+        "Failures in a row after which an address gets no requests for a while; 0: never. What no connection can be made to fails; a connection that breaks or stays silent without an answer counts when it happens to more than one client identity.";
+    ORIGIN_EJECT_FOR: Span = "origin"."eject_for", up_to(3600), Default("\"10s\""),
+        "How long it gets none; then one request tries it. While no address is left, requests are answered 503 at once.";
+    ORIGIN_HEALTH_PATH: Text<String> = "origin"."health_path", HEALTH_PATH, Otherwise("no checks"),
+        "Target of a GET that each address has to answer with a status from 200 to 399, over mutual TLS as for requests.";
+    ORIGIN_HEALTH_INTERVAL: Span = "origin"."health_interval", up_to(3600), Default("\"5s\""),
+        "Between two such checks of an address.";
+    ORIGIN_HEALTH_TIMEOUT: Span = "origin"."health_timeout", up_to(300), Default("\"2s\""),
+        "From the beginning of a check to the head of its answer.";
+    ORIGIN_HEALTH_FALL: Count = "origin"."health_fall", Count { least: 1, most: 100 }, Default("3"),
+        "Failed checks in a row after which an address gets no requests.";
+    ORIGIN_HEALTH_RISE: Count = "origin"."health_rise", Count { least: 1, most: 100 }, Default("2"),
+        "Good checks in a row after which it gets requests again.";
+
+    SITES_HOSTS: List<Text<HostPattern>> = "sites"."hosts",
+        List { item: HOST_PATTERN, may_be_empty: false, example: "[\"api.bank.example\", \"*.open.bank.example\"]" }, Required,
+        "Names of the site, in TLS (SNI) and in Host: exact ones, `*.suffix` for one label before it, or `*` for all others.";
+    SITES_ORIGIN: Text<String> = "sites"."origin", ORIGIN_NAME, Otherwise("the origin of `[origin]`"),
+        "NAME of the `[origins.NAME]` that serves what no route takes.";
+    SITES_ROUTES: List<RouteForm> = "sites"."routes",
+        List { item: RouteForm, may_be_empty: true, example: "[{ prefix = \"/v1/accounts\", origin = \"accounts\" }]" },
+        Default("[]"),
+        "Paths that go to other origins, the longest prefix first; whole segments are compared. With routes, a path with dot segments or encoded slashes is refused.";
+    SITES_UPGRADE: List<Text<String>> = "sites"."upgrade",
+        List { item: UPGRADE, may_be_empty: true, example: "[\"websocket\"]" }, Default("[]"),
+        "Protocols that a client may change to (RFC 9110 7.8).";
+    SITES_CERTIFICATE: Text<String> = "sites"."certificate", PATH, Otherwise("`tls.certificate`"),
+        "The site's own server certificate chain, PEM, leaf first.";
+    SITES_KEY: Text<String> = "sites"."key", PATH, Otherwise("`tls.key`"),
+        "Its private key, PEM.";
+
+    RESOLVER_SERVERS: List<Text<std::net::SocketAddr>> = "resolver"."servers",
+        List { item: ADDRESS, may_be_empty: false, example: "[\"10.0.0.53:53\"]" },
+        Otherwise("those of `/etc/resolv.conf`, after `/etc/hosts`"),
+        "DNS servers.";
+    RESOLVER_INTERVAL: Span = "resolver"."interval", up_to(86_400), Default("\"30s\""),
+        "Between two look-ups of a name. When one fails, the addresses known so far stay in use.";
+    RESOLVER_TIMEOUT: Span = "resolver"."timeout", up_to(60), Default("\"2s\""),
+        "How long an answer is waited for.";
 
     IDENTITY_PRESETS: List<PresetName> = "identity"."presets",
         List { item: PresetName, may_be_empty: true, example: "[\"mydata\"]" }, Default("[\"mydata\"]"),

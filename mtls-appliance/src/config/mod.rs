@@ -11,10 +11,11 @@ mod keys;
 mod mistakes;
 mod parse;
 mod reference;
+mod sites;
 #[cfg(test)]
 mod tests;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -44,8 +45,12 @@ pub struct Config {
     pub listener: Listener,
     /// `[tls]`: towards the callers.
     pub tls: ServerTls,
-    /// `[origin]`.
-    pub origin: Origin,
+    /// `[origin]` and every `[origins.NAME]`; at least one. Sites and routes name them by index.
+    pub origins: Vec<Origin>,
+    /// Every `[sites.NAME]`; without any, one that takes every name and leads to `[origin]`.
+    pub sites: Vec<Site>,
+    /// `[resolver]`.
+    pub resolver: Resolver,
     /// `[identity]`.
     pub identity: Identity,
     /// `[offload]`.
@@ -106,11 +111,15 @@ pub enum ClientEku {
     ServerAuthToo,
 }
 
-/// The API server behind the appliance.
+/// API servers that are alike, behind the appliance.
 #[derive(Debug, Clone)]
 pub struct Origin {
-    /// Address and port.
-    pub address: SocketAddr,
+    /// NAME of `[origins.NAME]`; [`Origin::DEFAULT`] for `[origin]`.
+    pub name: String,
+    /// Its table, as reports name it: `origin` or `origins.NAME`.
+    pub table: String,
+    /// Where they listen; at least one.
+    pub servers: Vec<OriginServer>,
     /// Name sent as SNI and, with [`OriginVerify::Ca`], looked for in the certificate. DNS name or IP address.
     pub server_name: String,
     /// The appliance's own client certificate chain, PEM.
@@ -121,12 +130,148 @@ pub struct Origin {
     pub verify: OriginVerify,
     /// Oldest TLS version that is accepted.
     pub minimum_version: TlsVersion,
-    /// Idle connections kept per client identity and worker.
+    /// Who may use a connection again.
+    pub pool: PoolMode,
+    /// Idle connections kept per client identity, address and worker.
     pub idle_per_identity: usize,
+    /// Connections at once to each address.
+    pub connections: usize,
+    /// Requests that may wait for a connection to one address.
+    pub queue: usize,
+    /// How long they wait.
+    pub queue_timeout: Duration,
+    /// TCP and TLS; the default is [`Timeouts::connect`].
+    pub connect_timeout: Duration,
+    /// End of the request to the head of the response; the default is [`Timeouts::response`].
+    pub response_timeout: Duration,
+    /// Failures in a row after which an address gets no requests for a while; 0: never.
+    pub eject_after: u32,
+    /// How long it gets none.
+    pub eject_for: Duration,
+    /// Active checks.
+    pub health: Option<HealthCheck>,
+}
+
+impl Origin {
+    /// The name of `[origin]`.
+    pub const DEFAULT: &'static str = "default";
+}
+
+/// One place where an API server listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OriginServer {
+    /// Address or name.
+    pub host: OriginHost,
+    /// TCP port.
+    pub port: u16,
+    /// Share of the requests, relative to the others'; from 1.
+    pub weight: u32,
+}
+
+impl std::fmt::Display for OriginServer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.host {
+            OriginHost::Address(ip) => write!(f, "{}", SocketAddr::new(*ip, self.port)),
+            OriginHost::Name(name) => write!(f, "{name}:{}", self.port),
+        }
+    }
+}
+
+/// What an origin server is known by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OriginHost {
+    /// Always the same.
+    Address(IpAddr),
+    /// Looked up again and again.
+    Name(String),
+}
+
+/// Active checks of an origin's addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// Target of the GET, in origin form.
+    pub path: String,
+    /// Between two checks.
+    pub interval: Duration,
+    /// Of one check.
+    pub timeout: Duration,
+    /// Failures in a row that take an address out.
+    pub fall: u32,
+    /// Successes in a row that bring it back.
+    pub rise: u32,
+}
+
+/// Who may use a connection to the origin again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PoolMode {
+    /// The client identity it was opened for, and nobody else.
+    PerIdentity,
+    /// Every client.
+    Shared,
+    /// Nobody: one connection for each request.
+    Off,
+}
+
+/// Names that are served alike.
+#[derive(Debug, Clone)]
+pub struct Site {
+    /// NAME of `[sites.NAME]`, for the log.
+    pub name: String,
+    /// Its names; at least one, no two sites have one in common.
+    pub hosts: Vec<HostPattern>,
+    /// Its own server certificate and key.
+    pub credentials: Option<(PathBuf, PathBuf)>,
+    /// Index of the origin for what no route takes.
+    pub origin: usize,
+    /// Paths that go elsewhere, longest prefix first.
+    pub routes: Vec<Route>,
+    /// Protocols that a client may change to, in lower case.
+    pub upgrade: Vec<String>,
+}
+
+/// Names in a site's `hosts`; in lower case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HostPattern {
+    /// This name or address.
+    Exact(String),
+    /// One label and then this, which begins with a dot.
+    Suffix(String),
+    /// Every name that no other pattern takes, and no name at all.
+    Any,
+}
+
+impl std::fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Exact(name) => f.write_str(name),
+            Self::Suffix(suffix) => write!(f, "*{suffix}"),
+            Self::Any => f.write_str("*"),
+        }
+    }
+}
+
+/// A path prefix and the origin behind it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// Begins with `/`; compared by whole segments.
+    pub prefix: String,
+    /// Index of the origin.
+    pub origin: usize,
+}
+
+/// How names of origins are looked up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolver {
+    /// DNS servers; `None`: those of the system.
+    pub servers: Option<Vec<SocketAddr>>,
+    /// Between two look-ups of a name.
+    pub interval: Duration,
+    /// How long an answer is waited for.
+    pub timeout: Duration,
 }
 
 /// How the origin's certificate is checked.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OriginVerify {
     /// By these CA bundles and by name.
     Ca(Vec<PathBuf>),

@@ -8,9 +8,10 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::document::Document;
-use super::form::{Form, VerifyWord};
+use super::form::Form;
 use super::keys::{self, Absent, Key};
-use super::{Config, Guard, Identity, Limits, Listener, Mistakes, Origin, OriginVerify, ServerTls, Timeouts};
+use super::sites::with_timeouts;
+use super::{Config, Guard, Identity, Limits, Listener, Mistakes, ServerTls, Timeouts};
 use crate::identity::{HeaderTemplate, check_injected_name, same_field};
 
 /// Longest path of a Unix socket: `sun_path` holds 108 bytes with the closing NUL (unix(7)).
@@ -23,7 +24,7 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Config, Mistakes> {
     })?;
     let folder = path.parent().map(Path::to_owned).unwrap_or_default();
     let (document, root) = Document::parse(&path, text)?;
-    let mut reader = Reader { document, root: root.get_ref(), folder };
+    let mut reader = Reader { document, root: root.get_ref(), folder, named: None };
     reader.check_names();
     let config = reader.config(&path);
     let clean = reader.document.is_clean();
@@ -41,10 +42,22 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Config, Mistakes> {
     }
 }
 
-struct Reader<'t> {
-    document: Document<'t>,
-    root: &'t DeTable<'t>,
+pub(super) struct Reader<'t> {
+    pub(super) document: Document<'t>,
+    pub(super) root: &'t DeTable<'t>,
     folder: PathBuf,
+    /// The table that stands for the one that keys are declared in, while it is being read.
+    pub(super) named: Option<Named<'t>>,
+}
+
+/// One of several tables with the same keys, as `[origins.NAME]` has those of `[origin]`.
+pub(super) struct Named<'t> {
+    /// The table that the keys are declared in.
+    pub(super) table: &'static str,
+    /// The table as typed, `origins.NAME`.
+    pub(super) shown: String,
+    pub(super) content: &'t DeTable<'t>,
+    pub(super) span: Range<usize>,
 }
 
 impl<'t> Reader<'t> {
@@ -59,49 +72,98 @@ impl<'t> Reader<'t> {
             let Some(value) = self.root.get(table) else {
                 continue;
             };
+            let DeValue::Table(content) = value.get_ref() else {
+                let remedy = match keys::declared_in(table) {
+                    None => format!("write [{table}] and the keys below it"),
+                    Some(_) => format!("write [{table}.NAME] and the keys below it"),
+                };
+                self.document.wrong_type(table, value, "a table", &remedy);
+                continue;
+            };
+            let known = |table: &str| -> Vec<&str> {
+                keys::ALL.iter().filter(|key| key.table() == table).map(|key| key.name()).collect()
+            };
+            match keys::declared_in(table) {
+                None => self.document.unknown_keys(table, content, &known(table), full_name),
+                Some(declared) => self.check_named(table, content, &known(declared), full_name),
+            }
+        }
+    }
+
+    /// Notes what is wrong with the names in a table of tables, `[origins.NAME]` or `[sites.NAME]`.
+    fn check_named(
+        &mut self,
+        table: &str,
+        content: &'t DeTable<'t>,
+        known: &[&str],
+        elsewhere: impl Fn(&str) -> Option<String> + Copy,
+    ) {
+        if content.len() > keys::NAMED_LIMIT {
+            let span = content.values().next().map(Spanned::span);
+            let problem = format!("more than {} tables", keys::NAMED_LIMIT);
+            self.document.missing(table, span, problem, "put several names into one site");
+        }
+        for (name, value) in content {
+            let shown = format!("{table}.{}", name.get_ref());
+            let valid = !name.get_ref().is_empty()
+                && name.get_ref().len() <= 64
+                && name.get_ref().bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
+            if !valid {
+                let remedy = "name it with letters, digits, - and _, at most 64 of them";
+                self.document.missing(shown.clone(), Some(name.span()), "not a name for a table here", remedy);
+            }
             match value.get_ref() {
-                DeValue::Table(content) => {
-                    let known: Vec<&str> =
-                        keys::ALL.iter().filter(|key| key.table() == table).map(|key| key.name()).collect();
-                    self.document.unknown_keys(table, content, &known, full_name);
-                }
+                DeValue::Table(keys) => self.document.unknown_keys(&shown, keys, known, elsewhere),
                 _ => {
-                    self.document.wrong_type(table, value, "a table", &format!("write [{table}] and the keys below it"))
+                    let remedy = format!("write [{table}.NAME] and the keys below it");
+                    self.document.wrong_type(&shown, value, "a table", &remedy);
                 }
             }
         }
     }
 
     /// A table's content, and where it begins.
-    fn table(&self, name: &str) -> Option<(&'t DeTable<'t>, Range<usize>)> {
+    pub(super) fn table(&self, name: &str) -> Option<(&'t DeTable<'t>, Range<usize>)> {
+        if let Some(named) = self.named.as_ref().filter(|named| named.table == name) {
+            return Some((named.content, named.span.clone()));
+        }
         let value = self.root.get(name)?;
         value.get_ref().as_table().map(|table| (table, value.span()))
     }
 
+    /// A key as it is typed in the table that is being read.
+    pub(super) fn shown<F>(&self, key: &Key<F>) -> String {
+        match self.named.as_ref().filter(|named| named.table == key.table) {
+            Some(named) => format!("{}.{}", named.shown, key.name),
+            None => key.path(),
+        }
+    }
+
     /// What was typed for a key.
-    fn typed<F>(&self, key: &Key<F>) -> Option<&'t Spanned<DeValue<'t>>> {
+    pub(super) fn typed<F>(&self, key: &Key<F>) -> Option<&'t Spanned<DeValue<'t>>> {
         self.table(key.table).and_then(|(table, _)| table.get(key.name))
     }
 
     /// A key's value; its default where it is absent and has one. The outer `None` means that a mistake was noted.
     #[expect(clippy::option_option, reason = "absent and wrong are two things")]
-    fn optional<F: Form>(&mut self, key: &Key<F>) -> Option<Option<F::Value>> {
+    pub(super) fn optional<F: Form>(&mut self, key: &Key<F>) -> Option<Option<F::Value>> {
         if let Some(value) = self.typed(key) {
-            return key.form.read(&key.path(), value, &mut self.document).map(Some);
+            return key.form.read(&self.shown(key), value, &mut self.document).map(Some);
         }
         match key.absent {
             Absent::Otherwise(_) => Some(None),
             Absent::Default(text) => {
                 let value = DeValue::parse(text).ok()?;
-                key.form.read(&key.path(), &value, &mut self.document).map(Some)
+                key.form.read(&self.shown(key), &value, &mut self.document).map(Some)
             }
             Absent::Required => {
                 // A value in place of the table was reported already.
-                if self.root.get(key.table).is_none_or(|value| value.get_ref().is_table()) {
+                if self.table(key.table).is_some() || self.root.get(key.table).is_none() {
                     let near = self.table(key.table).map(|(_, span)| span);
-                    let remedy =
-                        format!("add {} to [{}]: {}", key.name, key.table, key.form.describe().replace('`', ""));
-                    self.document.missing(key.path(), near, "is missing", remedy);
+                    let shown = self.shown(key);
+                    let table = shown.strip_suffix(key.name).unwrap_or_default().trim_end_matches('.');
+                    let remedy = format!("add {} to [{table}]: {}", key.name, key.form.describe().replace('`', ""));
+                    self.document.missing(shown.clone(), near, "is missing", remedy);
                 }
                 None
             }
@@ -109,29 +171,30 @@ impl<'t> Reader<'t> {
     }
 
     /// A key that is required or has a default.
-    fn value<F: Form>(&mut self, key: &Key<F>) -> Option<F::Value> {
+    pub(super) fn value<F: Form>(&mut self, key: &Key<F>) -> Option<F::Value> {
         self.optional(key).flatten()
     }
 
-    fn number(&mut self, key: &Key<impl Form<Value = u64>>) -> Option<usize> {
+    pub(super) fn number(&mut self, key: &Key<impl Form<Value = u64>>) -> Option<usize> {
         self.value(key).and_then(|number| usize::try_from(number).ok())
     }
 
-    fn path(&mut self, key: &Key<impl Form<Value = String>>) -> Option<PathBuf> {
+    pub(super) fn path(&mut self, key: &Key<impl Form<Value = String>>) -> Option<PathBuf> {
         self.value(key).map(|path| self.folder.join(path))
     }
 
-    fn paths(&self, paths: Vec<String>) -> Vec<PathBuf> {
+    pub(super) fn paths(&self, paths: Vec<String>) -> Vec<PathBuf> {
         paths.into_iter().map(|path| self.folder.join(path)).collect()
     }
 
     /// Notes that a typed value does not fit the others.
-    fn contradiction<F>(&mut self, key: &Key<F>, problem: impl Into<String>, remedy: impl Into<String>) {
+    pub(super) fn contradiction<F>(&mut self, key: &Key<F>, problem: impl Into<String>, remedy: impl Into<String>) {
+        let shown = self.shown(key);
         match self.typed(key) {
-            Some(value) => self.document.wrong(key.path(), value.span(), problem, remedy),
+            Some(value) => self.document.wrong(shown, value.span(), problem, remedy),
             None => {
                 let near = self.table(key.table).map(|(_, span)| span);
-                self.document.missing(key.path(), near, problem, remedy);
+                self.document.missing(shown, near, problem, remedy);
             }
         }
     }
@@ -141,7 +204,9 @@ impl<'t> Reader<'t> {
         let listener = self.listener();
         let addresses = listener.as_ref().map(|listener| listener.addresses.clone()).unwrap_or_default();
         let tls = self.tls();
-        let origin = self.origin(&addresses);
+        let origins = self.origins(&addresses);
+        let sites = self.sites(origins.as_deref());
+        let resolver = self.resolver();
         let identity = self.identity();
         let offload = self.value(&keys::OFFLOAD_MODE);
         let guard = self.guard(&addresses);
@@ -149,12 +214,15 @@ impl<'t> Reader<'t> {
         let control_socket = self.control_socket();
         let limits = self.limits();
         let timeouts = self.timeouts();
+        let origins = timeouts.as_ref().and_then(|timeouts| with_timeouts(origins?, timeouts));
         let log_file = self.optional(&keys::LOG_FILE);
         Some(Config {
             path: path.to_owned(),
             listener: listener?,
             tls: tls?,
-            origin: origin?,
+            origins: origins?,
+            sites: sites?,
+            resolver: resolver?,
             identity: identity?,
             offload: offload?,
             guard: guard?,
@@ -187,65 +255,6 @@ impl<'t> Reader<'t> {
             minimum_version: minimum_version?,
             client_eku: client_eku?,
         })
-    }
-
-    fn origin(&mut self, listening: &[SocketAddr]) -> Option<Origin> {
-        let address = self.value(&keys::ORIGIN_ADDRESS);
-        if let Some(address) = address {
-            if listening.contains(&address) {
-                let remedy = "give the API server's address here, the appliance's in listener.addresses";
-                self.contradiction(&keys::ORIGIN_ADDRESS, "the appliance itself listens there", remedy);
-            } else if address.ip().is_unspecified() || address.ip().is_multicast() {
-                let remedy = "give the API server's address";
-                self.contradiction(&keys::ORIGIN_ADDRESS, "nobody can be reached there", remedy);
-            }
-        }
-        let server_name = self.value(&keys::ORIGIN_SERVER_NAME);
-        let certificate = self.path(&keys::ORIGIN_CERTIFICATE);
-        let key = self.path(&keys::ORIGIN_KEY);
-        let verify = self.origin_verify();
-        let minimum_version = self.value(&keys::ORIGIN_MINIMUM_VERSION);
-        let idle_per_identity = self.number(&keys::ORIGIN_IDLE_PER_IDENTITY);
-        Some(Origin {
-            address: address?,
-            server_name: server_name?,
-            certificate: certificate?,
-            key: key?,
-            verify: verify?,
-            minimum_version: minimum_version?,
-            idle_per_identity: idle_per_identity?,
-        })
-    }
-
-    fn origin_verify(&mut self) -> Option<OriginVerify> {
-        let word = self.value(&keys::ORIGIN_VERIFY);
-        let ca = self.optional(&keys::ORIGIN_CA);
-        let pins = self.optional(&keys::ORIGIN_PINS);
-        let word = word?;
-        if word != VerifyWord::Ca && matches!(ca, Some(Some(_))) {
-            let remedy = "remove it, or set origin.verify = \"ca\"";
-            self.contradiction(&keys::ORIGIN_CA, "is of no use with this origin.verify", remedy);
-        }
-        if word != VerifyWord::Pin && matches!(pins, Some(Some(_))) {
-            let remedy = "remove it, or set origin.verify = \"pin\"";
-            self.contradiction(&keys::ORIGIN_PINS, "is of no use with this origin.verify", remedy);
-        }
-        match (word, ca?, pins?) {
-            (VerifyWord::Ca, Some(ca), _) => Some(OriginVerify::Ca(self.paths(ca))),
-            (VerifyWord::Ca, None, _) => {
-                let remedy = "give the CAs that issue the API server's certificate, or set origin.verify = \"pin\" \
-                              and origin.pins";
-                self.contradiction(&keys::ORIGIN_CA, "is missing: origin.verify is \"ca\"", remedy);
-                None
-            }
-            (VerifyWord::Pin, _, Some(pins)) => Some(OriginVerify::Pin(pins)),
-            (VerifyWord::Pin, _, None) => {
-                let remedy = "add the SHA-256 of the API server's certificate, as in pins = [\"sha256:<hex>\"]";
-                self.contradiction(&keys::ORIGIN_PINS, "is missing: origin.verify is \"pin\"", remedy);
-                None
-            }
-            (VerifyWord::None, ..) => Some(OriginVerify::None),
-        }
     }
 
     fn identity(&mut self) -> Option<Identity> {

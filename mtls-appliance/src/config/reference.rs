@@ -10,8 +10,13 @@ use crate::identity::{PRESETS, VARIABLES};
 pub fn reference() -> String {
     let mut out = String::from("# Configuration\n");
     for (table, about) in keys::TABLES {
+        let heading = if keys::declared_in(table).is_some() { format!("{table}.NAME") } else { table.to_owned() };
         // Writing to a String cannot fail.
-        let _ = write!(out, "\n## `[{table}]`\n\n{about}\n\n| key | value | default | meaning |\n|---|---|---|---|\n");
+        let _ = write!(out, "\n## `[{heading}]`\n\n{about}\n");
+        if !keys::ALL.iter().any(|key| key.table() == table) {
+            continue;
+        }
+        out.push_str("\n| key | value | default | meaning |\n|---|---|---|---|\n");
         for key in keys::ALL.iter().filter(|key| key.table() == table) {
             let default = match key.absent() {
                 Absent::Required => "**needed**".to_owned(),

@@ -12,7 +12,7 @@ certificate = "tls/server.pem"
 key = "/etc/ssl/server.key"
 client_ca = ["tls/clients.pem"]
 [origin]
-address = "10.0.0.5:443"
+addresses = ["10.0.0.5:443"]
 server_name = "api.bank.internal"
 certificate = "tls/origin.pem"
 key = "tls/origin.key"
@@ -33,7 +33,7 @@ client_ca = ["ca1", "ca2"]
 minimum_version = "1.2"
 client_eku = "server-auth-too"
 [origin]
-address = "[fd00::5]:443"
+addresses = ["[fd00::5]:443", { address = "api.bank.internal:443", weight = 3 }]
 server_name = "10.0.0.9"
 certificate = "oc"
 key = "ok"
@@ -41,6 +41,38 @@ verify = "pin"
 pins = ["sha256:9F:86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"]
 minimum_version = "1.2"
 idle_per_identity = 0
+pool = "shared"
+connections = 5
+queue = 6
+queue_timeout = "2s"
+connect_timeout = "3s"
+response_timeout = "4s"
+eject_after = 7
+eject_for = "8s"
+health_path = "/up?deep=1"
+health_interval = "1s"
+health_timeout = "500ms"
+health_fall = 1
+health_rise = 4
+[origins.accounts]
+addresses = ["10.0.0.6:443"]
+server_name = "accounts.bank.internal"
+certificate = "oc"
+key = "ok"
+ca = ["oca"]
+[sites.open]
+hosts = ["api.bank.example", "*.open.bank.example", "[2001:DB8::1]"]
+routes = [{ prefix = "/v1", origin = "default" }, { prefix = "/v1/accounts", origin = "accounts" }]
+upgrade = ["WebSocket"]
+certificate = "sc"
+key = "sk"
+[sites.rest]
+hosts = ["*"]
+origin = "accounts"
+[resolver]
+servers = ["10.0.0.53:53"]
+interval = "10s"
+timeout = "1s"
 [identity]
 presets = ["rfc9440"]
 headers = [
@@ -114,8 +146,8 @@ fn the_least_configuration_gets_the_defaults() {
     assert_eq!(config.tls.key, Path::new("/etc/ssl/server.key"));
     assert_eq!(config.tls.minimum_version, TlsVersion::V1_3);
     assert_eq!(config.tls.client_eku, ClientEku::ClientAuth);
-    assert!(matches!(&config.origin.verify, OriginVerify::Ca(files) if files.len() == 1));
-    assert_eq!(config.origin.idle_per_identity, 8);
+    assert!(matches!(&config.origins[0].verify, OriginVerify::Ca(files) if files.len() == 1));
+    assert_eq!(config.origins[0].idle_per_identity, 8);
     assert_eq!(config.identity.headers.first().map(|header| &*header.name), Some("X-MyData-Client-Verify"));
     assert!(config.identity.forwarded_for);
     assert_eq!(config.offload, OffloadMode::Auto);
@@ -136,7 +168,7 @@ fn every_key_can_be_set() {
     assert_eq!(config.listener.workers, 2);
     assert_eq!(config.tls.client_eku, ClientEku::ServerAuthToo);
     assert_eq!(config.tls.minimum_version, TlsVersion::V1_2);
-    assert!(matches!(&config.origin.verify, OriginVerify::Pin(pins) if pins[0][..3] == [0x9f, 0x86, 0xd0]));
+    assert!(matches!(&config.origins[0].verify, OriginVerify::Pin(pins) if pins[0][..3] == [0x9f, 0x86, 0xd0]));
     let names: Vec<&str> = config.identity.headers.iter().map(|header| &*header.name).collect();
     assert_eq!(names, ["Client-Cert", "Client-Cert-Chain", "X-Who", "X-Org"]);
     assert_eq!(config.identity.remove, ["X-Legacy-User"]);
@@ -156,7 +188,9 @@ fn each_key_of_the_table_appears_in_the_full_example_and_in_the_reference() {
     let reference = reference();
     let full: toml::Table = FULL.parse().unwrap();
     for key in keys::ALL {
-        let typed = full.get(key.table()).and_then(|table| table.get(key.name()));
+        let named = |tables: &toml::Table| tables.values().find_map(|table| table.get(key.name())).cloned();
+        let table = full.get(key.table()).and_then(toml::Value::as_table);
+        let typed = table.and_then(|table| table.get(key.name()).cloned().or_else(|| named(table)));
         assert!(typed.is_some() || key.name() == "ca", "{}.{} is not in the example", key.table(), key.name());
         assert!(reference.contains(&format!("| `{}` | ", key.name())), "{} is not in the reference", key.name());
         assert!(key.meaning().ends_with('.'), "{}: {:?}", key.name(), key.meaning());
@@ -204,7 +238,7 @@ fn each_missing_key_is_named() {
         "tls.certificate",
         "tls.key",
         "tls.client_ca",
-        "origin.address",
+        "origin.addresses",
         "origin.server_name",
         "origin.certificate",
         "origin.key",
@@ -261,14 +295,120 @@ fn the_ways_to_verify_the_origin_do_not_mix() {
         assert_eq!(reported(&with(ca, &new)), [key], "{new}");
     }
     let config = read(&with(ca, "verify = \"none\"")).unwrap();
-    assert!(matches!(config.origin.verify, OriginVerify::None));
+    assert!(matches!(config.origins[0].verify, OriginVerify::None));
 }
 
 #[test]
 fn an_origin_that_is_the_appliance_itself_is_refused() {
-    assert_eq!(reported(&with("10.0.0.5:443", "0.0.0.0:8443")), ["origin.address"]);
-    assert_eq!(reported(&with("10.0.0.5:443", "0.0.0.0:443")), ["origin.address"]);
-    assert!(report(&with("10.0.0.5:443", "api.bank.internal:443")).contains("names are not looked up"));
+    assert_eq!(reported(&with("10.0.0.5:443", "0.0.0.0:8443")), ["origin.addresses"]);
+    assert_eq!(reported(&with("10.0.0.5:443", "0.0.0.0:443")), ["origin.addresses"]);
+}
+
+/// `LEAST` with further tables; `[origins.b]` is a valid one.
+fn and(text: &str) -> String {
+    let origin = LEAST.split("[origin]").nth(1).and_then(|rest| rest.split("[registry]").next()).unwrap();
+    format!("{LEAST}[origins.b]{origin}{text}")
+}
+
+#[test]
+fn without_sites_every_name_leads_to_the_origin() {
+    let config = read(LEAST).unwrap();
+    let [site] = &*config.sites else { panic!("{:?}", config.sites) };
+    assert_eq!((&*site.hosts, site.origin, &*site.routes), (&[HostPattern::Any][..], 0, &[][..]));
+    assert_eq!(reported(&and("")), ["origins.b"], "no site leads there");
+}
+
+#[test]
+fn sites_and_routes_name_origins() {
+    let config = read(FULL).unwrap();
+    let names: Vec<&str> = config.origins.iter().map(|origin| &*origin.name).collect();
+    assert_eq!(names, ["default", "accounts"]);
+    let [open, rest] = &*config.sites else { panic!("{:?}", config.sites) };
+    let hosts: Vec<String> = open.hosts.iter().map(ToString::to_string).collect();
+    assert_eq!(hosts, ["api.bank.example", "*.open.bank.example", "[2001:db8::1]"]);
+    let routes: Vec<(&str, usize)> = open.routes.iter().map(|route| (&*route.prefix, route.origin)).collect();
+    assert_eq!(routes, [("/v1/accounts", 1), ("/v1", 0)], "longest first");
+    assert_eq!(open.upgrade, ["websocket"]);
+    assert_eq!(open.credentials.as_ref().unwrap().1, Path::new("/etc/appliance/sk"));
+    assert_eq!((open.origin, rest.origin), (0, 1));
+    assert!(rest.credentials.is_none());
+}
+
+#[test]
+fn origins_have_servers_checks_and_deadlines() {
+    let config = read(FULL).unwrap();
+    let [first, second] = &*config.origins else { panic!("{:?}", config.origins) };
+    let shown: Vec<String> = first.servers.iter().map(|server| format!("{server} {}", server.weight)).collect();
+    assert_eq!(shown, ["[fd00::5]:443 1", "api.bank.internal:443 3"]);
+    assert_eq!((first.pool, first.connections, first.queue, first.eject_after), (PoolMode::Shared, 5, 6, 7));
+    let seconds = Duration::from_secs;
+    assert_eq!((first.queue_timeout, first.connect_timeout), (seconds(2), seconds(3)));
+    assert_eq!((first.response_timeout, first.eject_for), (seconds(4), seconds(8)));
+    let health = first.health.as_ref().unwrap();
+    assert_eq!((&*health.path, health.interval, health.fall, health.rise), ("/up?deep=1", seconds(1), 1, 4));
+    assert_eq!((second.pool, second.eject_after), (PoolMode::PerIdentity, 5));
+    assert_eq!((second.connect_timeout, second.response_timeout), (seconds(1), seconds(3600)), "from [timeouts]");
+    assert!(second.health.is_none());
+}
+
+#[test]
+fn what_sites_say_has_to_lead_somewhere_and_not_to_two_places() {
+    for (text, key, problem) in [
+        ("[sites.a]\nhosts = [\"a.test\"]\norigin = \"b\"\n", "origin", "no site leads there"),
+        ("[sites.a]\nhosts = [\"a.test\"]\norigin = \"c\"\n", "sites.a.origin", "known: default, b"),
+        (
+            "[sites.a]\nhosts = [\"a.test\"]\nroutes = [{ prefix = \"/x\", origin = \"c\" }]\n",
+            "sites.a.routes",
+            "there is no such origin",
+        ),
+        ("[sites.a]\nhosts = []\norigin = \"b\"\n", "sites.a.hosts", "the list is empty"),
+        ("[sites.a]\norigin = \"b\"\n", "sites.a.hosts", "is missing"),
+        ("[sites.a]\nhosts = [\"https://a.test\"]\n", "sites.a.hosts[0]", "not a DNS name"),
+        ("[sites.a]\nhosts = [\"a.test\"]\nhost = \"b\"\n", "sites.a.host", "did you mean `hosts`?"),
+        ("[sites.a]\nhosts = [\"a.test\"]\nkey = \"k\"\n", "sites.a.certificate", "is missing: there is a key"),
+        ("[sites.a]\nhosts = [\"a.test\"]\nupgrade = [\"h2c\"]\n", "sites.a.upgrade[0]", "that nobody checks"),
+        (
+            "[sites.a]\nhosts = [\"a.test\"]\nroutes = [{ prefix = \"/x/\", origin = \"b\" }]\n",
+            "sites.a.routes[0].prefix",
+            "ends with a slash",
+        ),
+        (
+            "[sites.a]\nhosts = [\"a.test\"]\n[sites.c]\nhosts = [\"A.test\"]\norigin = \"b\"\n",
+            "sites.c.hosts",
+            "a.test is a name of sites.a already",
+        ),
+        ("[sites]\n", "sites", "no site is given"),
+        ("[sites]\nhosts = [\"a.test\"]\n", "sites.hosts", ""),
+        ("[sites.\"a b\"]\nhosts = [\"a.test\"]\norigin = \"b\"\n", "sites.a b", ""),
+    ] {
+        let text = and(text);
+        let report = report(&text);
+        assert!(reported(&text).iter().any(|reported| reported == key), "{key}:\n{report}");
+        assert!(report.contains(problem), "{report}");
+    }
+}
+
+#[test]
+fn mistakes_in_origins_are_reported_with_their_place() {
+    let ca = "ca = [\"tls/origin-ca.pem\"]";
+    for (old, new, key) in [
+        ("10.0.0.5:443", "10.0.0.5", "origin.addresses[0]"),
+        ("10.0.0.5:443", "https://10.0.0.5:443", "origin.addresses[0]"),
+        ("10.0.0.5:443", "api_1.test", "origin.addresses[0]"),
+        ("10.0.0.5:443", "10.0.0.5.1:443", "origin.addresses[0]"),
+        ("10.0.0.5:443", "api.test:0", "origin.addresses[0]"),
+        (ca, "ca = [\"a\"]\nhealth_interval = \"1s\"", "origin.health_interval"),
+        (ca, "ca = [\"a\"]\nhealth_path = \"up\"", "origin.health_path"),
+        (ca, "ca = [\"a\"]\npool = \"private\"", "origin.pool"),
+        (ca, "ca = [\"a\"]\n[origins.default]\naddresses = [\"10.0.0.7:1\"]", "origins.default"),
+        (ca, "ca = [\"a\"]\n[origins.x]\naddresses = [\"10.0.0.7:1\", \"10.0.0.7:1\"]", "origins.x.addresses[1]"),
+        (ca, "ca = [\"a\"]\n[origins.x]\nverify = \"pin\"", "origins.x.pins"),
+        ("\"10.0.0.5:443\"", "{ address = \"10.0.0.5:443\", weight = 0 }", "origin.addresses[0].weight"),
+        ("\"10.0.0.5:443\"", "{ weight = 1 }", "origin.addresses[0].address"),
+    ] {
+        let text = with(old, new);
+        assert!(reported(&text).iter().any(|reported| reported == key), "{key}: {}", report(&text));
+    }
 }
 
 #[test]
@@ -362,8 +502,8 @@ fn no_text_makes_the_parser_panic_or_accept_in_silence() {
         let _ = read(&FULL[..end]).map_err(|mistakes| assert!(!mistakes.is_empty()));
         let mut text = FULL.to_owned();
         text.remove(end);
-        let _ =
-            read(&text).map_err(|mistakes| assert!(!mistakes.is_empty() && !mistakes.to_string().contains("fault")));
+        let _ = read(&text)
+            .map_err(|mistakes| assert!(!mistakes.is_empty() && !mistakes.to_string().contains("by a fault of")));
     }
 }
 

@@ -44,6 +44,12 @@ impl Connection {
         }
     }
 
+    /// The server name (SNI) that the caller asked for.
+    #[must_use]
+    pub fn server_name(&self) -> Option<&str> {
+        Some(&*self.server_name).filter(|name| !name.is_empty())
+    }
+
     /// The caller's address.
     #[must_use]
     pub fn client(&self) -> SocketAddr {

@@ -18,10 +18,12 @@ use super::buffer::Buffer;
 use super::channel::{Channel, ChannelError, Patience, Read};
 use super::date;
 use super::exchange::{Failure, Next, Outcome, Request};
-use super::origin::{self, ConnectError, Owner};
+use super::origin::{self, ConnectError};
+use super::routing::{self, RouteFault};
+use super::upstream::Upstream;
 use super::worker::Worker;
 use crate::app::{Live, Phase, Shared};
-use crate::config::OffloadMode;
+use crate::config::{OffloadMode, PoolMode, Site};
 use crate::http1::{HeadScanner, Method, OwnResponse, RequestHead, RewriteOptions, parse_request_with, write_request};
 use crate::identity::{ClientIdentity, Connection as ConnectionFacts, Facts, header_block};
 use crate::ktls::NotOffloaded;
@@ -334,7 +336,7 @@ impl ClientSession<'_> {
             let closing = *self.phase.borrow() != Phase::Serving
                 || self.requests >= live.config.limits.requests_per_connection
                 || self.channel.must_retire();
-            let line = RequestLine::new(&head, self.buffer.filled());
+            let mut line = RequestLine::new(&head, self.buffer.filled());
             if head.max_forwards() == Some(0) {
                 // RFC 9110 7.6.2: such a request goes no further, and we are the one to answer it.
                 let close = closing || !head.keep_alive() || !head.framing().is_empty();
@@ -347,13 +349,26 @@ impl ClientSession<'_> {
                     Next::Abort => return self.channel.abort(),
                 }
             }
+            let way = way(&live, &caller, &head, self.buffer.filled());
+            let Way { site, upstream } = match way {
+                Ok(way) => way,
+                Err(fault) => {
+                    let failure = Failure { blame: "client", reason: fault.reason(), status: fault.status() };
+                    let outcome = Outcome::own(failure.status, Some(failure), Next::Close);
+                    self.log(&caller, Some(&line), started, &outcome);
+                    let head_request = head.method() == Method::Head;
+                    return self.refuse_and_close(fault.status(), fault.reason(), head_request).await;
+                }
+            };
+            line.site = Some(site.name.clone());
+            line.origin = Some(upstream.config.name.clone());
             let mut origin_head = Vec::new();
             let options = RewriteOptions {
                 via: Some(PSEUDONYM),
                 upgrade: false,
                 expect: true,
-                default_host: &live.config.origin.server_name,
-                close: false,
+                default_host: &upstream.config.server_name,
+                close: upstream.config.pool == PoolMode::Off,
             };
             write_request(
                 &head,
@@ -368,7 +383,8 @@ impl ClientSession<'_> {
                 shared: self.shared,
                 live: &live,
                 pool: &self.worker.pool,
-                owner: Owner { fingerprint: caller.identity.fingerprint, generation: live.generation },
+                upstream,
+                who: caller.identity.fingerprint,
                 client: &self.channel,
                 head: &head,
                 origin_head,
@@ -493,6 +509,9 @@ impl ClientSession<'_> {
                 serial_number: caller.identity.serial_number.as_deref(),
                 method: line.map(|line| &*line.method),
                 path: line.map(|line| &*line.path),
+                site: line.and_then(|line| line.site.as_deref()),
+                origin: line.and_then(|line| line.origin.as_deref()),
+                origin_address: outcome.address,
                 status: outcome.status,
                 bytes_in: outcome.up.total(),
                 bytes_out: outcome.down.total(),
@@ -518,6 +537,9 @@ struct AccessLine<'a> {
     serial_number: Option<&'a str>,
     method: Option<&'a str>,
     path: Option<&'a str>,
+    site: Option<&'a str>,
+    origin: Option<&'a str>,
+    origin_address: Option<SocketAddr>,
     status: Option<u16>,
     bytes_in: u64,
     bytes_out: u64,
@@ -541,12 +563,28 @@ fn joined<S: Serializer>(codes: &[String], serializer: S) -> Result<S::Ok, S::Er
 struct RequestLine {
     method: String,
     path: String,
+    site: Option<String>,
+    origin: Option<String>,
 }
 
 impl RequestLine {
     fn new(head: &RequestHead, buffer: &[u8]) -> Self {
-        Self { method: head.method_name(buffer).to_owned(), path: head.path(buffer).to_owned() }
+        let (method, path) = (head.method_name(buffer).to_owned(), head.path(buffer).to_owned());
+        Self { method, path, site: None, origin: None }
     }
+}
+
+/// Where a request goes.
+struct Way<'a> {
+    site: &'a Site,
+    upstream: &'a Upstream,
+}
+
+fn way<'a>(live: &'a Live, caller: &Caller, head: &RequestHead, buffer: &[u8]) -> Result<Way<'a>, RouteFault> {
+    let site = live.routing.site_of_request(caller.connection.server_name(), head.host(buffer))?;
+    let origin = routing::origin_of(site, head.path(buffer))?;
+    let upstream = live.origins.get(origin).ok_or(RouteFault::UnknownHost)?;
+    Ok(Way { site, upstream })
 }
 
 /// A whole response of our own.

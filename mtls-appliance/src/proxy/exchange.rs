@@ -5,6 +5,7 @@
 //! sent a part of the answer decides between an error response and a reset.
 
 use std::cell::Cell;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,9 +15,12 @@ use tokio::time::{Instant, timeout};
 use super::buffer::Buffer;
 use super::channel::{Channel, ChannelError, Patience, Read};
 use super::date;
-use super::origin::{self, ConnectError, Link, Owner, Pool, response_patience};
+use super::origin::response_patience;
+use super::pool::{Errand, Lease, Link, Pool};
 use super::relay::{Moved, Relay, RelayError};
+use super::upstream::{Mishap, Upstream, Witness};
 use crate::app::{Live, Shared};
+use crate::config::PoolMode;
 use crate::http1::{
     BodyFraming, Disposition, Exchange, HeadLimits, HeadScanner, RequestHead, ResponseError, ResponseHead,
     ResponseOptions, ResponsePlan, parse_response_with, write_response,
@@ -42,13 +46,15 @@ pub(super) struct Outcome {
     pub(super) next: Next,
     /// The origin session, when there was one: in the kernel, or why not.
     pub(super) origin: Option<Result<(), NotOffloaded>>,
+    /// The origin's address, when there was a session.
+    pub(super) address: Option<SocketAddr>,
 }
 
 impl Outcome {
     /// The appliance answered by itself.
     pub(super) fn own(status: u16, failure: Option<Failure>, next: Next) -> Self {
         let (up, down) = (Moved::default(), Moved::default());
-        Self { status: Some(status), up, down, failure, next, origin: None }
+        Self { status: Some(status), up, down, failure, next, origin: None, address: None }
     }
 }
 
@@ -89,7 +95,10 @@ pub(super) struct Request<'a> {
     pub(super) shared: &'a Shared,
     pub(super) live: &'a Arc<Live>,
     pub(super) pool: &'a Pool,
-    pub(super) owner: Owner,
+    /// Where the request goes.
+    pub(super) upstream: &'a Upstream,
+    /// SHA-256 of the client's certificate.
+    pub(super) who: Witness,
     pub(super) client: &'a Channel,
     pub(super) head: &'a RequestHead,
     /// The head for the origin, as written by [`crate::http1::write_request`].
@@ -118,50 +127,63 @@ impl Request<'_> {
         let up = Cell::new(Moved::default());
         let down = Cell::new(Moved::default());
         let mut session = None;
-        let outcome =
-            |status, failure, next, origin| Outcome { status, up: up.get(), down: down.get(), failure, next, origin };
-        let mut fresh_only = false;
+        let outcome = |status, failure, next, origin, address| {
+            let (up, down) = (up.get(), down.get());
+            Outcome { status, up, down, failure, next, origin, address }
+        };
+        let errand = Errand { shared: self.shared, live: self.live, upstream: self.upstream, who: self.who };
+        let mut tried = Vec::new();
+        let mut retried = None;
+        let mut address = None;
         loop {
-            let pooled = if fresh_only { None } else { self.pool.take(self.owner) };
-            let link = match pooled {
-                Some(link) => Ok(link),
-                None => origin::connect(self.shared, self.live, self.owner).await,
-            };
-            let mut link = match link {
-                Ok(link) => link,
+            let Lease { mut link, busy } = match self.pool.acquire(errand, &mut tried, retried.is_some()).await {
+                Ok(lease) => lease,
                 Err(error) => {
-                    origin::log_failure(self.shared, self.live, &error);
-                    let status = if matches!(error, ConnectError::TimedOut) { 504 } else { 502 };
-                    let failure = Failure::origin(error.reason(), status);
+                    // What happened to the first attempt says more than that there is no second.
+                    let failure = retried.unwrap_or_else(|| Failure::origin(error.reason(), error.status()));
                     let next =
                         if self.head.framing().is_empty() && !self.closing { Next::Continue } else { Next::Close };
-                    return outcome(None, Some(failure), next, session);
+                    return outcome(None, Some(failure), next, session, address);
                 }
             };
+            let server = busy.server();
             session = Some(link.channel.offloaded());
+            address = Some(server.address);
             match self.attempt(&mut link, buffer, &up, &down).await {
                 Ok(done) => {
+                    errand.answered(server);
                     if done.reuse_origin && link.buffer.is_empty() && !link.channel.must_retire() {
-                        self.pool.put(link, self.live.config.origin.idle_per_identity);
+                        let config = &self.upstream.config;
+                        let keep = if config.pool == PoolMode::Off { 0 } else { config.idle_per_identity };
+                        self.pool.put(link, keep);
                     } else {
-                        tokio::task::spawn_local(link.channel.close(Instant::now() + LAST_WORDS));
+                        link.close();
                     }
                     let next = if done.close_client { Next::Close } else { Next::Continue };
-                    return outcome(Some(done.status), None, next, session);
+                    return outcome(Some(done.status), None, next, session, address);
                 }
-                Err(Broken::Before { retry: true, .. }) if link.reused && !fresh_only => {
+                Err(Broken::Before { failure, retry, in_step }) => {
+                    let stale = link.reused;
                     link.channel.abort();
-                    self.shared.counters.requests_retried.increment();
-                    fresh_only = true;
-                }
-                Err(Broken::Before { failure, in_step, .. }) => {
-                    link.channel.abort();
+                    // That an idle connection was closed says nothing about its address.
+                    if failure.blame == "origin" && !(stale && retry) {
+                        errand.failed(server, Mishap::Answer, failure.reason);
+                    }
+                    if retry && retried.is_none() && (stale || self.upstream.has_spare(server)) {
+                        if !stale {
+                            tried.push(server.id);
+                        }
+                        self.shared.counters.requests_retried.increment();
+                        retried = Some(failure);
+                        continue;
+                    }
                     let next = if in_step && !self.closing { Next::Continue } else { Next::Close };
-                    return outcome(None, Some(failure), next, session);
+                    return outcome(None, Some(failure), next, session, address);
                 }
                 Err(Broken::During { failure, status }) => {
+                    errand.answered(server);
                     link.channel.abort();
-                    return outcome(Some(status), Some(failure), Next::Abort, session);
+                    return outcome(Some(status), Some(failure), Next::Abort, session, address);
                 }
             }
         }
@@ -205,7 +227,7 @@ impl Request<'_> {
 
         // The head of the answer, while the request body is still on its way.
         let (head, plan) = loop {
-            let patience = answer.patience(uploaded.as_ref(), config.timeouts.response);
+            let patience = answer.patience(uploaded.as_ref(), self.upstream.config.response_timeout);
             tokio::select! {
                 biased;
                 result = &mut upload, if uploaded.is_none() => {

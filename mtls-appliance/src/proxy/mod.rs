@@ -11,7 +11,10 @@ mod client;
 mod date;
 mod exchange;
 mod origin;
+mod pool;
 mod relay;
+pub(crate) mod routing;
+pub(crate) mod upstream;
 mod worker;
 
 pub use worker::{Worker, run_worker};

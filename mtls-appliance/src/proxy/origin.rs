@@ -1,20 +1,16 @@
-//! Connections to the origin: opening them, and keeping idle ones for the client identity they were opened for.
-//!
-//! An origin connection serves one client identity only, so that no confusion about where a message ends can ever hand
-//! one client's answer to another.
+//! Connections to an origin's address: TCP, mutual TLS, hand-over. Which address, and who may use them again, is decided
+//! by [`super::upstream`] and [`super::pool`].
 
-use std::cell::RefCell;
-use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use rustls::client::UnbufferedClientConnection;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
-use super::buffer::Buffer;
 use super::channel::{Channel, Patience};
+use super::upstream::Upstream;
 use crate::app::{Live, Shared};
 use crate::config::OffloadMode;
 use crate::ktls::session::KernelError;
@@ -22,29 +18,6 @@ use crate::ktls::{KernelSession, NotOffloaded};
 use crate::telemetry::Level;
 use crate::tls::handshake::{self, HandshakeError};
 use crate::tls::session::{Connection, Session};
-
-/// How long an orderly close of an origin connection may take.
-const CLOSE: std::time::Duration = std::time::Duration::from_secs(2);
-
-/// What an origin connection is bound to: the fingerprint of the client's certificate, and the configuration it was
-/// opened under.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Owner {
-    /// SHA-256 of the client's certificate.
-    pub(super) fingerprint: [u8; 32],
-    /// [`Live::generation`].
-    pub(super) generation: u64,
-}
-
-/// A connection to the origin.
-pub(super) struct Link {
-    pub(super) channel: Channel,
-    pub(super) buffer: Buffer,
-    owner: Owner,
-    /// It has served a request before.
-    pub(super) reused: bool,
-    idle_since: Instant,
-}
 
 /// Why no connection to the origin could be had.
 #[derive(Debug, thiserror::Error)]
@@ -77,104 +50,25 @@ impl ConnectError {
     }
 }
 
-/// The idle origin connections of one worker.
-#[derive(Default)]
-pub(super) struct Pool {
-    idle: RefCell<HashMap<Owner, Vec<Link>>>,
-}
-
-impl Pool {
-    /// Takes an idle connection of this owner that is still usable.
-    pub(super) fn take(&self, owner: Owner) -> Option<Link> {
-        loop {
-            let mut link = {
-                let mut idle = self.idle.borrow_mut();
-                let links = idle.get_mut(&owner)?;
-                let link = links.pop();
-                if links.is_empty() {
-                    idle.remove(&owner);
-                }
-                link?
-            };
-            // Tickets are consumed here; close_notify, FIN, an alert or bytes that nobody asked for end its use.
-            if matches!(link.channel.try_read(&mut link.buffer), Ok(None)) {
-                link.reused = true;
-                return Some(link);
-            }
-            close(link);
-        }
-    }
-
-    /// Keeps a connection whose last exchange ended cleanly.
-    pub(super) fn put(&self, mut link: Link, limit: usize) {
-        link.idle_since = Instant::now();
-        let mut idle = self.idle.borrow_mut();
-        let links = idle.entry(link.owner).or_default();
-        links.push(link);
-        let surplus = (links.len() > limit).then(|| links.remove(0));
-        if links.is_empty() {
-            // `limit` is 0.
-            idle.retain(|_, links| !links.is_empty());
-        }
-        drop(idle);
-        if let Some(link) = surplus {
-            close(link);
-        }
-    }
-
-    /// Closes what has been idle too long or belongs to an older configuration.
-    pub(super) fn sweep(&self, live: &Live) {
-        let mut expired = Vec::new();
-        let now = Instant::now();
-        self.idle.borrow_mut().retain(|owner, links| {
-            let all = owner.generation != live.generation;
-            let mut kept = Vec::with_capacity(links.len());
-            for link in links.drain(..) {
-                if all || now.duration_since(link.idle_since) > live.config.timeouts.origin_idle {
-                    expired.push(link);
-                } else {
-                    kept.push(link);
-                }
-            }
-            *links = kept;
-            !links.is_empty()
-        });
-        expired.into_iter().for_each(close);
-    }
-
-    /// Closes everything.
-    pub(super) fn clear(&self) {
-        let links: Vec<Link> = self.idle.borrow_mut().drain().flat_map(|(_, links)| links).collect();
-        links.into_iter().for_each(close);
-    }
-}
-
-fn close(link: Link) {
-    tokio::task::spawn_local(link.channel.close(Instant::now() + CLOSE));
-}
-
-/// Opens a connection to the origin and completes mutual TLS.
-pub(super) async fn connect(shared: &Shared, live: &Arc<Live>, owner: Owner) -> Result<Link, ConnectError> {
+/// Opens a connection to an address of an origin and completes mutual TLS.
+pub(super) async fn connect(
+    shared: &Shared,
+    live: &Live,
+    upstream: &Upstream,
+    address: SocketAddr,
+) -> Result<Channel, ConnectError> {
     let attempt = async {
-        let tcp = TcpStream::connect(live.config.origin.address).await.map_err(ConnectError::Tcp)?;
+        let tcp = TcpStream::connect(address).await.map_err(ConnectError::Tcp)?;
         // A failure costs latency, nothing else.
         let _ = tcp.set_nodelay(true);
-        let connection = UnbufferedClientConnection::new(Arc::clone(&live.origin_tls), live.origin_name.clone())
+        let connection = UnbufferedClientConnection::new(Arc::clone(&upstream.tls), upstream.server_name.clone())
             .map_err(HandshakeError::Tls)?;
         let mut session = Session::new(Connection::Client(connection));
         let exact = live.config.offload != OffloadMode::Off && shared.support.missing.is_none();
         handshake::run(&tcp, &mut session, exact).await?;
         establish(shared, live, tcp, session)
     };
-    let channel = timeout(live.config.timeouts.connect, attempt).await.map_err(|_| ConnectError::TimedOut)??;
-    shared.counters.origin_connections.increment();
-    if channel.is_kernel() {
-        shared.counters.origin_sessions_offloaded.increment();
-    } else {
-        shared.counters.origin_sessions_userspace.increment();
-    }
-    let buffer = Buffer::new(live.buffer_size());
-    Ok(Link { channel, buffer, owner, reused: false, idle_since: Instant::now() })
+    timeout(upstream.config.connect_timeout, attempt).await.map_err(|_| ConnectError::TimedOut)?
 }
 
 /// Hands an established session to the kernel, or keeps it here with the reason.
@@ -206,13 +100,14 @@ pub(super) fn establish(
 }
 
 /// Logs a failed attempt; the exchange's own log line names only the reason.
-pub(super) fn log_failure(shared: &Shared, live: &Live, error: &ConnectError) {
+pub(super) fn log_failure(shared: &Shared, upstream: &Upstream, address: SocketAddr, error: &ConnectError) {
     shared.counters.refuse("origin_failed", error.reason());
     shared.log.event(
         Level::Error,
         "origin_failed",
         serde_json::json!({
-            "origin": live.config.origin.address.to_string(),
+            "origin": upstream.config.name,
+            "address": address.to_string(),
             "reason": error.reason(),
             "detail": error.to_string(),
         }),
@@ -224,6 +119,3 @@ pub(super) fn response_patience(deadline: Option<Instant>) -> Patience {
     // Without a deadline the client's upload, which has its own, is what is being waited for.
     Patience::Until(deadline.unwrap_or_else(|| Instant::now() + std::time::Duration::from_secs(86_400)))
 }
-
-/// Shared by the tasks of one worker.
-pub(super) type SharedPool = Rc<Pool>;

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::admission::{self, Place};
 use super::client;
-use super::origin::{Pool, SharedPool};
+use super::pool::{Pool, SharedPool};
 use crate::app::{Phase, Shared};
 use crate::telemetry::Level;
 
@@ -47,10 +47,13 @@ async fn serve(shared: Arc<Shared>, listeners: Vec<StdListener>) -> io::Result<(
         acceptors.push(tokio::task::spawn_local(accept(Rc::clone(&worker), listener)));
     }
     let mut phase = shared.phase.subscribe();
+    let mut crowded = shared.crowded.subscribe();
     let sweeper = async {
         loop {
-            sleep(Duration::from_secs(1)).await;
-            worker.pool.sweep(&shared.live.load());
+            tokio::select! {
+                () = sleep(Duration::from_secs(1)) => worker.pool.sweep(&shared.live.load()),
+                _ = crowded.changed() => worker.pool.relieve(),
+            }
         }
     };
     tokio::select! {

@@ -68,8 +68,14 @@ counters! {
     origin_sessions_userspace,
     /// Requests forwarded.
     requests,
-    /// Requests sent once more on a fresh origin connection because an idle one had just been closed.
+    /// Requests sent once more: an idle origin connection had just been closed, or a fresh one broke unanswered.
     requests_retried,
+    /// Requests that waited for a connection because there were as many to an address as `connections` allows.
+    requests_queued,
+    /// Active checks of origin addresses.
+    health_checks,
+    /// Those of them that failed.
+    health_checks_failed,
     /// Body bytes moved by splice, in both directions.
     bytes_spliced,
     /// Body bytes copied through userspace, in both directions.

@@ -21,6 +21,7 @@ use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, 
 
 use crate::config::{ClientEku, TlsVersion};
 use crate::identity::ClientIdentity;
+use crate::proxy::routing::Routing;
 use crate::registry::{Organisation, Registry};
 
 /// Checks a client's chain and its registration.
@@ -64,14 +65,32 @@ pub(super) fn take_server_name() -> Option<String> {
     LAST_SERVER_NAME.with(|cell| cell.borrow_mut().take())
 }
 
-/// Our one certificate; notes which name the caller asked for.
+/// Our certificates towards callers: a site's own, or the one of all.
 #[derive(Debug)]
-struct EdgeCertificate(Arc<CertifiedKey>);
+pub struct EdgeCertificates {
+    /// `tls.certificate`.
+    pub common: Arc<CertifiedKey>,
+    /// By index of the site.
+    pub of_sites: Vec<Option<Arc<CertifiedKey>>>,
+    /// Which name belongs to which site.
+    pub routing: Arc<Routing>,
+}
 
-impl ResolvesServerCert for EdgeCertificate {
+impl ResolvesServerCert for EdgeCertificates {
+    /// Also notes which name the caller asked for. A name of no site is refused (RFC 6066 3): whoever asks for it is
+    /// in the wrong place.
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        LAST_SERVER_NAME.with(|cell| cell.replace(hello.server_name().map(str::to_owned)));
-        Some(Arc::clone(&self.0))
+        let name = hello.server_name();
+        LAST_SERVER_NAME.with(|cell| cell.replace(name.map(str::to_owned)));
+        let Some(name) = name else {
+            return Some(Arc::clone(&self.common));
+        };
+        let Some(site) = self.routing.site_of(name) else {
+            let refusal = Refusal { reason: "unknown_server_name", subject: None };
+            LAST_REFUSAL.with(|cell| cell.replace(Some(refusal)));
+            return None;
+        };
+        Some(Arc::clone(self.of_sites.get(site).and_then(Option::as_ref).unwrap_or(&self.common)))
     }
 }
 
@@ -203,7 +222,7 @@ impl ClientCertVerifier for ClientVerifier {
 /// # Errors
 /// The versions and cipher suites do not go together.
 pub fn config(
-    certified_key: Arc<CertifiedKey>,
+    certificates: EdgeCertificates,
     verifier: Arc<ClientVerifier>,
     minimum: TlsVersion,
     extract_secrets: bool,
@@ -212,7 +231,7 @@ pub fn config(
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(super::versions(minimum))?
         .with_client_cert_verifier(verifier)
-        .with_cert_resolver(Arc::new(EdgeCertificate(certified_key)));
+        .with_cert_resolver(Arc::new(certificates));
     config.alpn_protocols = vec![super::ALPN.to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;

@@ -67,9 +67,18 @@ fn every_mistake_is_reported_at_once(lab: &Lab) -> anyhow::Result<()> {
         .set("offload.mode", "sometimes")
         .set("listener.addresses", vec!["127.0.0.1"])
         .set("timeouts.header", "soon")
-        .without("origin.address");
-    let parts =
-        ["minimum_version", "1.1", "offload", "sometimes", "addresses", "127.0.0.1", "header", "soon", "address"];
+        .without("origin.addresses");
+    let parts = [
+        "minimum_version",
+        "1.1",
+        "offload",
+        "sometimes",
+        "addresses",
+        "127.0.0.1",
+        "header",
+        "soon",
+        "origin.addresses",
+    ];
     refused(lab, &settings, EXIT_CONFIGURATION, &parts).map(drop)
 }
 
@@ -167,7 +176,7 @@ fn wrong_values_are_named(lab: &Lab) -> anyhow::Result<()> {
         ("tls.minimum_version", "1.0"),
         ("tls.client_eku", "anything"),
         ("origin.verify", "maybe"),
-        ("origin.address", "origin.bank.test"),
+        ("origin.server_name", "origin bank test"),
         ("origin.server_name", "not a name"),
         ("offload.mode", "yes"),
         ("timeouts.handshake", "10"),

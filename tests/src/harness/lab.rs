@@ -60,7 +60,7 @@ impl Lab {
             key = "edge.key"
             client_ca = ["client-ca.pem"]
             [origin]
-            address = "{origin}"
+            addresses = ["{origin}"]
             server_name = "origin.bank.test"
             certificate = "appliance-client.pem"
             key = "appliance-client.key"

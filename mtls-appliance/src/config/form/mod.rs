@@ -1,9 +1,11 @@
 //! The kinds of value that a key can take: how each is read, and how the reference describes it.
 //!
-//! What every kind needs is here; the kinds themselves are in `amount`, `header`, `text` and `word`.
+//! What every kind needs is here; the kinds themselves are in `amount`, `header`,
+//! `origin`, `text` and `word`.
 
 mod amount;
 mod header;
+mod origin;
 mod text;
 mod word;
 
@@ -14,8 +16,9 @@ use super::document::{Document, nearest};
 
 pub(super) use amount::{Count, PORT, Size, Span};
 pub(super) use header::{Header, PresetName};
+pub(super) use origin::{HEALTH_PATH, HOST_PATTERN, ORIGIN_NAME, OriginServerForm, RouteForm, UPGRADE};
 pub(super) use text::{ADDRESS, INTERFACE, PATH, PIN, PIN_DIR, REMOVED_NAME, SERVER_NAME};
-pub(super) use word::{EKU, GUARD, OFFLOAD, VERIFY, VERSIONS, VerifyWord};
+pub(super) use word::{EKU, GUARD, OFFLOAD, POOL, VERIFY, VERSIONS, VerifyWord};
 
 /// A kind of value.
 pub(super) trait Form: Sync {

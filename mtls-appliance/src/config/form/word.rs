@@ -1,7 +1,7 @@
 //! Choices between a few words.
 
 use super::Words;
-use crate::config::{ClientEku, GuardMode, OffloadMode, TlsVersion};
+use crate::config::{ClientEku, GuardMode, OffloadMode, PoolMode, TlsVersion};
 
 /// TLS versions.
 pub(in crate::config) const VERSIONS: Words<TlsVersion> =
@@ -40,4 +40,11 @@ pub(in crate::config) const GUARD: Words<GuardMode> = Words(&[
     ("auto", GuardMode::Auto, "native, else generic, and said so"),
     ("native", GuardMode::Native, "in the driver, or no start"),
     ("generic", GuardMode::Generic, "in the network stack"),
+]);
+
+/// `origin.pool`.
+pub(in crate::config) const POOL: Words<PoolMode> = Words(&[
+    ("per-identity", PoolMode::PerIdentity, "the client identity that it was opened for"),
+    ("shared", PoolMode::Shared, "every client; warned about at every start"),
+    ("off", PoolMode::Off, "nobody: a connection for each request"),
 ]);
