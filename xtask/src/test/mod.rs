@@ -34,6 +34,9 @@ use crate::{
 /// The program of the end-to-end tests, and the appliance it tests.
 const TESTS: &str = "e2e";
 const APPLIANCE: &str = "mtls-appliance";
+/// The size of the largest bodies in MiB, passed on to the tests; they do with 128 where it is not set.
+const LARGE_BODIES: &str = "MTLS_BIG_MIB";
+const LARGE_BODIES_USUALLY: u64 = 128;
 /// Where they appear in the virtual machine.
 pub(crate) const IN_GUEST: &str = "/host";
 
@@ -52,7 +55,8 @@ pub(crate) struct TestArguments {
     /// Memory of the virtual machine
     #[arg(long, value_name = "MIB", default_value_t = 3072)]
     memory: u32,
-    /// How long the tests may take on one kernel in the virtual machine
+    /// How long the tests may take on one kernel in the virtual machine; bodies larger than usual (MTLS_BIG_MIB) get
+    /// 2 s a MiB besides
     #[arg(long, value_name = "SECONDS", default_value_t = 1500)]
     timeout: u64,
     /// Only tests with this in their name
@@ -64,6 +68,7 @@ pub(crate) fn main(workspace: &Workspace, arguments: &TestArguments) -> Result<E
     if let Some(filter) = arguments.filter.as_deref().filter(|filter| filter.parse::<Kernel>().is_ok()) {
         bail!("`{filter}` is taken for a filter; to choose a kernel write --vm={filter}");
     }
+    let large_bodies = time_for_large_bodies()?;
     let all = !arguments.unit && !arguments.native && arguments.vm.is_none();
     let kernels = match &arguments.vm {
         Some(kernels) if !kernels.is_empty() => kernels.clone(),
@@ -83,7 +88,7 @@ pub(crate) fn main(workspace: &Workspace, arguments: &TestArguments) -> Result<E
             stages.push(native(&bench, arguments, strict)?);
         }
         for kernel in kernels {
-            stages.push(virtual_machine(workspace, &bench, arguments, kernel));
+            stages.push(virtual_machine(workspace, &bench, arguments, kernel, large_bodies));
         }
     }
 
@@ -159,8 +164,17 @@ pub(crate) fn environment(
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into();
-    environment.extend(env::vars().filter(|(name, _)| name == "MTLS_BIG_MIB"));
+    environment.extend(env::vars().filter(|(name, _)| name == LARGE_BODIES));
     environment
+}
+
+/// What the largest bodies need beyond the usual time on an emulated machine.
+fn time_for_large_bodies() -> Result<Duration> {
+    let Ok(mib) = env::var(LARGE_BODIES) else {
+        return Ok(Duration::ZERO);
+    };
+    let mib: u64 = mib.parse().with_context(|| format!("{LARGE_BODIES} = `{mib}` is not a number of MiB"))?;
+    Ok(Duration::from_secs(2).saturating_mul(mib.saturating_sub(LARGE_BODIES_USUALLY).try_into().unwrap_or(u32::MAX)))
 }
 
 fn unit(workspace: &Workspace, arguments: &TestArguments) -> Result<Stage> {
@@ -207,7 +221,13 @@ fn native(bench: &Bench, arguments: &TestArguments, strict: bool) -> Result<Stag
     Ok(Stage { name, outcome: finished(reading, success) })
 }
 
-fn virtual_machine(workspace: &Workspace, bench: &Bench, arguments: &TestArguments, kernel: Kernel) -> Stage {
+fn virtual_machine(
+    workspace: &Workspace,
+    bench: &Bench,
+    arguments: &TestArguments,
+    kernel: Kernel,
+    more_time: Duration,
+) -> Stage {
     let place = |name: &str| Path::new(IN_GUEST).join(name);
     let files = [(&bench.tests, TESTS), (&bench.appliance, APPLIANCE), (&bench.certificates, "certs")]
         .map(|(from, to)| (from.clone(), place(to).display().to_string()))
@@ -224,7 +244,7 @@ fn virtual_machine(workspace: &Workspace, bench: &Bench, arguments: &TestArgumen
         ),
         command: std::iter::once(place(TESTS).display().to_string()).chain(arguments.filter.clone()).collect(),
         memory_mib: arguments.memory,
-        deadline: Duration::from_secs(arguments.timeout),
+        deadline: Duration::from_secs(arguments.timeout).saturating_add(more_time),
     };
     let mut reading = Reading { end_to_end: true, ..Reading::default() };
     let ended = vm::run(workspace, &guest, &mut |line| {
