@@ -590,6 +590,9 @@ fn way<'a>(live: &'a Live, caller: &Caller, head: &RequestHead, buffer: &[u8]) -
 /// A whole response of our own.
 fn refusal(status: u16, reason: &str, close: bool, head_request: bool) -> Vec<u8> {
     let mut out = Vec::new();
-    OwnResponse { close, head_request, ..OwnResponse::refusal(status, reason) }.write(Some(&date::now()), &mut out);
+    // RFC 9110 10.2.3: what is out or full now may not be in a moment.
+    let extra: &[u8] = if status == 503 { b"Retry-After: 1\r\n" } else { b"" };
+    let response = OwnResponse { close, head_request, extra: extra.into(), ..OwnResponse::refusal(status, reason) };
+    response.write(Some(&date::now()), &mut out);
     out
 }

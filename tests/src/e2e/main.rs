@@ -17,15 +17,18 @@ mod identity;
 mod lifecycle;
 mod load;
 mod origin_faults;
+mod origin_pool;
 mod origin_tls;
 mod other_stacks;
 mod records;
 mod refusals;
 mod reload;
 mod scripted_origin;
+mod sites;
 mod soak;
 mod strictness;
 mod truncation;
+mod upstreams;
 
 use std::process::ExitCode;
 
@@ -48,6 +51,9 @@ fn main() -> ExitCode {
         truncation::CASES,
         origin_faults::CASES,
         origin_tls::CASES,
+        sites::CASES,
+        upstreams::CASES,
+        origin_pool::CASES,
         other_stacks::CASES,
         reload::CASES,
         lifecycle::CASES,

@@ -25,6 +25,7 @@ pub struct Curl {
     folder: PathBuf,
     place: Place,
     address: SocketAddr,
+    host: String,
     arguments: Vec<String>,
     upload: Option<u64>,
     seconds: u64,
@@ -50,16 +51,12 @@ pub struct CurlAnswer {
 impl Curl {
     pub(super) fn new(folder: &Path, place: &Place, address: SocketAddr) -> Self {
         let authority = folder.join("edge-ca.pem");
-        let resolve = match address {
-            SocketAddr::V4(v4) => format!("{NAME}:{}:{}", v4.port(), v4.ip()),
-            SocketAddr::V6(v6) => format!("{NAME}:{}:[{}]", v6.port(), v6.ip()),
-        };
-        let arguments =
-            ["--silent", "--show-error", "--cacert", &authority.display().to_string(), "--resolve", &resolve];
+        let arguments = ["--silent", "--show-error", "--cacert", &authority.display().to_string()];
         Self {
             folder: folder.to_owned(),
             place: place.clone(),
             address,
+            host: NAME.to_owned(),
             arguments: arguments.map(str::to_owned).to_vec(),
             upload: None,
             seconds: 60,
@@ -72,6 +69,13 @@ impl Curl {
         let certificate = self.folder.join(format!("{name}.pem")).display().to_string();
         let key = self.folder.join(format!("{name}.key")).display().to_string();
         self.arguments(["--cert", &certificate, "--key", &key])
+    }
+
+    /// Asks for another name, in TLS (SNI) and in Host.
+    #[must_use]
+    pub fn host(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.host);
+        self
     }
 
     /// Adds arguments as they are.
@@ -116,10 +120,16 @@ impl Curl {
     /// As for [`Self::get`].
     pub fn get_all(&self, paths: &[&str]) -> anyhow::Result<CurlAnswer> {
         let mut command = Command::new(tool("curl")?);
+        let (host, port) = (&self.host, self.address.port());
+        let resolve = match self.address {
+            SocketAddr::V4(v4) => format!("{host}:{port}:{}", v4.ip()),
+            SocketAddr::V6(v6) => format!("{host}:{port}:[{}]", v6.ip()),
+        };
+        command.args(["--resolve", &resolve]);
         command.args(&self.arguments).args(["--max-time", &self.seconds.to_string()]);
         command.args(["--write-out", "%{stderr}curl-status %{http_code} connects %{num_connects}\\n"]);
         for path in paths {
-            command.arg(format!("https://{NAME}:{}{path}", self.address.port()));
+            command.arg(format!("https://{host}:{port}{path}"));
         }
         command.env_clear();
         command.stdin(if self.upload.is_some() { Stdio::piped() } else { Stdio::null() });

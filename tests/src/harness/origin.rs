@@ -2,6 +2,7 @@
 
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Command, ExitCode};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, anyhow};
 use clap::Parser;
@@ -64,14 +65,16 @@ impl Origin {
     /// # Errors
     /// When it does not start.
     pub fn start(lab: &Lab, place: &Place, kind: OriginKind, address: SocketAddr) -> anyhow::Result<Self> {
-        let log = lab.path("origin.log");
+        static STARTED: AtomicU32 = AtomicU32::new(0);
+        let number = STARTED.fetch_add(1, Ordering::Relaxed);
+        let log = lab.path(&format!("origin-{number}.log"));
         let mut origin = match kind {
             OriginKind::Nginx => Self::nginx(lab, place, address, log)?,
             OriginKind::Scripted => Self::scripted(lab, place, address, log, "origin", "any")?,
             OriginKind::ScriptedTls12 => Self::scripted(lab, place, address, log, "origin", "1.2")?,
             OriginKind::WithCertificate(name) => Self::scripted(lab, place, address, log, name, "any")?,
         };
-        origin.process.keep_transcript(lab.path("origin.transcript"));
+        origin.process.keep_transcript(lab.path(&format!("origin-{number}.transcript")));
         Ok(origin)
     }
 
@@ -79,6 +82,35 @@ impl Origin {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The process, for signals.
+    #[must_use]
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// Makes the scripted origin sick (`/health` answers 503, `/unless-sick` drops the connection) or well again.
+    ///
+    /// # Errors
+    /// When the note of it cannot be written.
+    pub fn set_sick(&self, sick: bool) -> anyhow::Result<()> {
+        let note = self.log.with_extension(origin::SICK);
+        if sick {
+            std::fs::write(note, "")?;
+        } else if note.exists() {
+            std::fs::remove_file(note)?;
+        }
+        Ok(())
+    }
+
+    /// How many requests for a path it noted.
+    ///
+    /// # Errors
+    /// When its log cannot be read.
+    pub fn requests_for(&self, path: &str) -> anyhow::Result<usize> {
+        let target = |line: &Value| line["request_line"].as_str()?.split(' ').nth(1).map(str::to_owned);
+        Ok(self.journal("request")?.iter().filter(|line| target(line).as_deref() == Some(path)).count())
     }
 
     /// What the scripted origin noted of one kind: `connection`, `request`, `body`, `broken`, `malformed`, `end`.

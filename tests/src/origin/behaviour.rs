@@ -72,6 +72,7 @@ pub(super) async fn answer(
             return Ok(after);
         }
         "drop" => return Ok(Next::Close(how)),
+        "unless-sick" if journal.sick() => return Ok(Next::Close(how)),
         _ => {}
     }
     if request.head.has_token("Expect", "100-continue") {
@@ -128,6 +129,11 @@ pub(super) async fn answer(
             let how = if target.name == "close" { How::CloseNotify } else { how };
             return Ok(Next::Close(how));
         }
+        "health" => {
+            let status = if journal.sick() { 503 } else { 200 };
+            plain(wire, status, "health\n", &[], head_only).await?;
+        }
+        "unless-sick" => plain(wire, 200, "well\n", &[], head_only).await?,
         "slow" => {
             tokio::time::sleep(Duration::from_millis(target.number("ms", 500)?)).await;
             plain(wire, 200, "slow\n", &[], head_only).await?;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::Context;
@@ -17,6 +17,8 @@ use crate::http::Head;
 #[derive(Default)]
 pub(super) struct Journal {
     state: Mutex<State>,
+    /// A file that says, by being there, that the origin is sick.
+    sick: Option<PathBuf>,
 }
 
 #[derive(Default)]
@@ -36,7 +38,13 @@ impl Journal {
                 opened.with_context(|| format!("cannot write {}", path.display()))
             })
             .transpose()?;
-        Ok(Self { state: Mutex::new(State { file, ..State::default() }) })
+        let sick = path.map(|path| path.with_extension(super::SICK));
+        Ok(Self { state: Mutex::new(State { file, ..State::default() }), sick })
+    }
+
+    /// Whether the test has made the origin sick.
+    pub(super) fn sick(&self) -> bool {
+        self.sick.as_ref().is_some_and(|note| note.exists())
     }
 
     /// Counts a connection and gives it a number.

@@ -19,6 +19,8 @@
 //! | `/head204`, `/body304` | 204 and 304 with fields that promise a body |
 //! | `/two` | two whole responses |
 //! | `/garbage`, `/drop?how=H`, `/hang` | bytes that are no HTTP; closes without an answer; never answers |
+//! | `/health` | 200, or 503 while the test has made the origin sick |
+//! | `/unless-sick?how=H` | 200, or closes without an answer while sick |
 //! | `/bad/K` | one malformed response; K as in `behaviour::BAD` |
 //! | `/reply/X?how=H` | the bytes that X spells in hexadecimal, whatever they are; closes only if told how |
 //! | `/stats` | counts of connections and requests, and the client subjects seen |
@@ -45,6 +47,9 @@ use tokio_rustls::TlsAcceptor;
 
 use journal::Journal;
 use wire::Wire;
+
+/// Extension of the note beside the log that makes the origin sick, see [`crate::harness::Origin::set_sick`].
+pub(crate) const SICK: &str = "sick";
 
 /// How long a caller may take for the handshake, and between requests.
 const PATIENCE: Duration = Duration::from_secs(120);

@@ -143,22 +143,29 @@ impl Upstream {
     }
 
     /// Chooses the address for a request: with room for a connection before without, then fewest requests under way for
-    /// its weight, then in turn. None of `tried`.
+    /// its weight, then in turn, by weight. None of `tried`.
     pub(crate) fn choose(&self, tried: &[u64]) -> Option<Busy> {
         let now = Instant::now();
         let members = self.members.load();
         if let ([only], []) = (members.as_slice(), tried) {
             return only.server.begin(now);
         }
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        // Whose turn it is: each member has as many turns in a round as its weight.
+        let weights: usize = members.iter().map(|member| member.weight as usize).sum();
+        let mut turn = self.turn.fetch_add(1, Ordering::Relaxed) % weights.max(1);
+        let next = members.iter().position(|member| {
+            let here = turn < member.weight as usize;
+            turn = turn.saturating_sub(member.weight as usize);
+            here
+        });
+        let next = next.unwrap_or_default();
         let mut left: Vec<(bool, u64, usize, &Member)> = members
             .iter()
             .enumerate()
             .filter(|(_, member)| !tried.contains(&member.server.id) && member.server.takes_requests(now))
             .map(|(index, member)| {
-                // In thousandths, so that weights matter from the first request on.
-                let load = (member.server.busy() as u64 + 1) * 1_000_000 / u64::from(member.weight);
-                let place = (index + members.len() - turn % members.len()) % members.len();
+                let load = member.server.busy() as u64 * 1_000_000 / u64::from(member.weight);
+                let place = (index + members.len() - next) % members.len();
                 (!member.server.has_slot(), load, place, member)
             })
             .collect();

@@ -35,7 +35,11 @@ async fn look_up(settings: &Resolver, name: &str) -> Result<Vec<IpAddr>, String>
             let config = ResolverConfig::from_parts(None, Vec::new(), servers.collect::<Vec<_>>());
             TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
         }
-        None => TokioResolver::builder_tokio().map_err(|error| format!("/etc/resolv.conf: {error}"))?,
+        // Without servers there is still the hosts file.
+        None => TokioResolver::builder_tokio().unwrap_or_else(|_| {
+            let config = ResolverConfig::from_parts(None, Vec::new(), Vec::new());
+            TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+        }),
     };
     let mut builder = builder;
     tune(builder.options_mut(), settings.timeout);
