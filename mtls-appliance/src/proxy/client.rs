@@ -360,8 +360,8 @@ impl ClientSession<'_> {
                     return self.refuse_and_close(fault.status(), fault.reason(), head_request).await;
                 }
             };
-            line.site = Some(site.name.clone());
-            line.origin = Some(upstream.config.name.clone());
+            line.site = Some(&site.name);
+            line.origin = Some(&upstream.config.name);
             let mut origin_head = Vec::new();
             let options = RewriteOptions {
                 via: Some(PSEUDONYM),
@@ -482,7 +482,7 @@ impl ClientSession<'_> {
         }
     }
 
-    fn log(&self, caller: &Caller, line: Option<&RequestLine>, started: Clock, outcome: &Outcome) {
+    fn log(&self, caller: &Caller, line: Option<&RequestLine<'_>>, started: Clock, outcome: &Outcome) {
         if let Some(failure) = &outcome.failure {
             let class = match failure.blame {
                 "client" => "request_refused",
@@ -509,8 +509,8 @@ impl ClientSession<'_> {
                 serial_number: caller.identity.serial_number.as_deref(),
                 method: line.map(|line| &*line.method),
                 path: line.map(|line| &*line.path),
-                site: line.and_then(|line| line.site.as_deref()),
-                origin: line.and_then(|line| line.origin.as_deref()),
+                site: line.and_then(|line| line.site),
+                origin: line.and_then(|line| line.origin),
                 origin_address: outcome.address,
                 status: outcome.status,
                 bytes_in: outcome.up.total(),
@@ -560,14 +560,14 @@ fn joined<S: Serializer>(codes: &[String], serializer: S) -> Result<S::Ok, S::Er
 }
 
 /// What the log says about a request; the query is left out, for it may hold secrets.
-struct RequestLine {
+struct RequestLine<'a> {
     method: String,
     path: String,
-    site: Option<String>,
-    origin: Option<String>,
+    site: Option<&'a str>,
+    origin: Option<&'a str>,
 }
 
-impl RequestLine {
+impl RequestLine<'_> {
     fn new(head: &RequestHead, buffer: &[u8]) -> Self {
         let (method, path) = (head.method_name(buffer).to_owned(), head.path(buffer).to_owned());
         Self { method, path, site: None, origin: None }

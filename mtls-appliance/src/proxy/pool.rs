@@ -203,7 +203,6 @@ impl Pool {
         };
         errand.shared.counters.requests_queued.increment();
         // Idle connections, here and at the other workers, make room.
-        self.relieve();
         errand.shared.crowded.send_modify(|times| *times = times.wrapping_add(1));
         let (sender, receiver) = oneshot::channel();
         self.waiters.borrow_mut().entry(owner).or_default().push_back(sender);
