@@ -26,9 +26,6 @@ use crate::proxy::admission::Tally;
 use crate::proxy::{run_worker, upstream};
 use crate::telemetry::{Counters, Level, Log};
 
-/// Bodies from this length on are spliced where both sessions are in the kernel: one full TLS record.
-pub const SPLICE_FROM: u64 = 16 * 1024;
-
 /// Pending connections that the kernel keeps for us, at most (`net.core.somaxconn` may be lower).
 const BACKLOG: i32 = 4096;
 

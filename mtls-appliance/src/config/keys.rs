@@ -239,6 +239,9 @@ keys! {
 
     OFFLOAD_MODE: Words<OffloadMode> = "offload"."mode", OFFLOAD, Default("\"auto\""),
         "Whether sessions are handed to the kernel.";
+    OFFLOAD_SPLICE_FROM: Size = "offload"."splice_from",
+        Size { least: 1, most: 1 << 30, or: Some(("never", u64::MAX)) }, Default("\"16KiB\""),
+        "From what is left of a body on it is spliced, where both sessions are in the kernel; less is copied.";
 
     GUARD_INTERFACE: Text<String> = "guard"."interface", INTERFACE, Required,
         "Network interface that the guard is attached to.";
@@ -270,15 +273,15 @@ keys! {
     LIMITS_HANDSHAKES: Count = "limits"."handshakes", Count { least: 1, most: 100_000 }, Default("512"),
         "Handshakes at once.";
     LIMITS_HEAD_BYTES: Size = "limits"."head_bytes",
-        Size { least: 1 << 10, most: 1 << 20, unlimited: false }, Default("\"32KiB\""),
+        Size { least: 1 << 10, most: 1 << 20, or: None }, Default("\"32KiB\""),
         "Size of a request or response head.";
     LIMITS_HEAD_FIELDS: Count = "limits"."head_fields", Count { least: 8, most: 1000 }, Default("100"),
         "Fields in a head.";
     LIMITS_TARGET_BYTES: Size = "limits"."target_bytes",
-        Size { least: 64, most: 1 << 20, unlimited: false }, Default("\"8KiB\""),
+        Size { least: 64, most: 1 << 20, or: None }, Default("\"8KiB\""),
         "Size of a request target.";
     LIMITS_BODY_BYTES: Size = "limits"."body_bytes",
-        Size { least: 1, most: 1 << 50, unlimited: true }, Default("\"unlimited\""),
+        Size { least: 1, most: 1 << 50, or: Some(("unlimited", u64::MAX)) }, Default("\"unlimited\""),
         "Size of a request body.";
     LIMITS_REQUESTS_PER_CONNECTION: Count = "limits"."requests_per_connection",
         Count { least: 1, most: 1_000_000_000 }, Default("1000000"),

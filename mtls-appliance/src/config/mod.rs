@@ -53,8 +53,10 @@ pub struct Config {
     pub resolver: Resolver,
     /// `[identity]`.
     pub identity: Identity,
-    /// `[offload]`.
+    /// `[offload] mode`.
     pub offload: OffloadMode,
+    /// `[offload] splice_from`: bytes; `u64::MAX` when bodies are never spliced.
+    pub splice_from: u64,
     /// `[guard]`; `None` when the file has no such table.
     pub guard: Option<Guard>,
     /// `[registry]` files.

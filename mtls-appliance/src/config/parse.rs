@@ -209,6 +209,7 @@ impl<'t> Reader<'t> {
         let resolver = self.resolver();
         let identity = self.identity();
         let offload = self.value(&keys::OFFLOAD_MODE);
+        let splice_from = self.value(&keys::OFFLOAD_SPLICE_FROM);
         let guard = self.guard(&addresses);
         let registry_files = self.value(&keys::REGISTRY_FILES);
         let control_socket = self.control_socket();
@@ -225,6 +226,7 @@ impl<'t> Reader<'t> {
             resolver: resolver?,
             identity: identity?,
             offload: offload?,
+            splice_from: splice_from?,
             guard: guard?,
             registry_files: self.paths(registry_files?),
             control_socket: control_socket?,

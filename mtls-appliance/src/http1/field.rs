@@ -48,6 +48,8 @@ pub(super) enum FieldKind {
     Expect,
     MaxForwards,
     Date,
+    /// Announces trailers; of no meaning where their body is passed on without any.
+    Trailer,
     /// Not a framing field, but one that a back end which folds punctuation takes for one.
     FramingAlias,
 }
@@ -172,6 +174,7 @@ fn classify(name: &[u8]) -> FieldKind {
         // Never a request field of its own, but an environment variable that CGI programs obey ("httpoxy").
         (5, b'p') => ("proxy", FieldKind::Hop),
         (6, b'e') => ("expect", FieldKind::Expect),
+        (7, b't') => ("trailer", FieldKind::Trailer),
         (7, b'u') => ("upgrade", FieldKind::Upgrade),
         (10, b'c') => ("connection", FieldKind::Connection),
         (10, b'k') => ("keep-alive", FieldKind::Hop),
@@ -242,7 +245,6 @@ pub(super) fn is_end_to_end(name: &[u8]) -> bool {
 /// Fields that must not come in a trailer section (RFC 9110 6.5.1): framing, routing, request modifiers,
 /// authentication, response control, and what describes how to process the content.
 const NOT_IN_TRAILERS: &[&str] = &[
-    "trailer",
     "pragma",
     "accept",
     "accept-encoding",

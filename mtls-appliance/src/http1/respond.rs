@@ -36,10 +36,12 @@ pub fn write_response(
     out.extend_from_slice(head.reason.bytes(buf));
     out.extend_from_slice(b"\r\n");
     for field in head.fields.iter() {
-        let keep = matches!(
-            field.kind,
-            FieldKind::Other | FieldKind::Date | FieldKind::Expect | FieldKind::MaxForwards | FieldKind::Host
-        );
+        let keep = match field.kind {
+            FieldKind::Other | FieldKind::Date | FieldKind::Expect | FieldKind::MaxForwards | FieldKind::Host => true,
+            // Without chunks there is no trailer section that it could announce (RFC 9110 6.6.2).
+            FieldKind::Trailer => !plan.dechunk,
+            _ => false,
+        };
         if keep && !field.nominated {
             field.write(buf, out);
         }

@@ -51,7 +51,7 @@ pub fn write_request(
     out.extend_from_slice(b"\r\n");
     for field in head.fields.iter() {
         let keep = match field.kind {
-            FieldKind::Other | FieldKind::Date => true,
+            FieldKind::Other | FieldKind::Date | FieldKind::Trailer => true,
             // With OPTIONS it is written anew.
             FieldKind::MaxForwards => head.max_forwards().is_none(),
             _ => false,

@@ -10,6 +10,7 @@ use rustls::SupportedCipherSuite;
 use serde::Serialize;
 
 use super::sys;
+use crate::telemetry::DataPath;
 
 /// Why a session is not in the kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -23,6 +24,18 @@ pub enum NotOffloaded {
     Cipher(String),
     /// The hand-over failed for this session.
     HandOver(String),
+}
+
+impl NotOffloaded {
+    /// What it makes of the way of bodies; its words are the stable ones.
+    pub fn data_path(&self) -> DataPath {
+        match self {
+            Self::Disabled => DataPath::UserspaceOffloadOff,
+            Self::Kernel(_) => DataPath::UserspaceKernel,
+            Self::Cipher(_) => DataPath::UserspaceCipher,
+            Self::HandOver(_) => DataPath::UserspaceHandOver,
+        }
+    }
 }
 
 impl fmt::Display for NotOffloaded {

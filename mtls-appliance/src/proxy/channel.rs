@@ -110,7 +110,7 @@ pub struct Channel {
     records: RefCell<Records>,
     /// Plaintext that came along with the handshake.
     early: RefCell<Vec<u8>>,
-    not_offloaded: Option<NotOffloaded>,
+    not_offloaded: Option<Arc<NotOffloaded>>,
     closed: Cell<bool>,
     counters: Arc<Counters>,
 }
@@ -144,7 +144,7 @@ impl Channel {
             tcp,
             records: RefCell::new(Records::User(Box::new(session))),
             early: RefCell::new(Vec::new()),
-            not_offloaded: Some(why),
+            not_offloaded: Some(Arc::new(why)),
             closed: Cell::new(false),
             counters,
         }
@@ -159,7 +159,7 @@ impl Channel {
     ///
     /// # Errors
     /// Why not.
-    pub fn offloaded(&self) -> Result<(), NotOffloaded> {
+    pub fn offloaded(&self) -> Result<(), Arc<NotOffloaded>> {
         self.not_offloaded.clone().map_or(Ok(()), Err)
     }
 

@@ -7,7 +7,6 @@ use std::time::{Instant as Clock, SystemTime, UNIX_EPOCH};
 
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::UnbufferedServerConnection;
-use serde::{Serialize, Serializer};
 use serde_json::json;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -19,6 +18,7 @@ use super::channel::{Channel, ChannelError, Patience, Read};
 use super::date;
 use super::exchange::{Failure, Next, Outcome, Request};
 use super::origin::{self, ConnectError};
+use super::report::{self, RequestLine, Subject, Tally};
 use super::routing::{self, RouteFault};
 use super::upstream::Upstream;
 use super::worker::Worker;
@@ -26,7 +26,6 @@ use crate::app::{Live, Phase, Shared};
 use crate::config::{OffloadMode, PoolMode, Site};
 use crate::http1::{HeadScanner, Method, OwnResponse, RequestHead, RewriteOptions, parse_request_with, write_request};
 use crate::identity::{ClientIdentity, Connection as ConnectionFacts, Facts, header_block};
-use crate::ktls::NotOffloaded;
 use crate::registry::Organisation;
 use crate::telemetry::Level;
 use crate::tls::handshake::{self, HandshakeError};
@@ -114,23 +113,26 @@ impl Caller {
 
     /// Holds the caller against the present configuration: trust that was withdrawn reaches live connections, and a
     /// certificate that has expired meanwhile is no longer good.
-    fn check(self, live: &Live) -> Result<Self, Refused> {
+    fn check(&mut self, live: &Live) -> Result<(), Refused> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         if i64::try_from(now.as_secs()).is_ok_and(|now| now > self.identity.not_after) {
             return Err(Refused {
                 reason: "certificate_expired",
                 detail: "the certificate has expired during the connection".into(),
-                subject: Some(self.identity.subject_dn),
+                subject: Some(self.identity.subject_dn.clone()),
             });
         }
         if self.generation == live.generation {
-            return Ok(self);
+            return Ok(());
         }
         let leaf = CertificateDer::from(self.identity.certificate());
         let others: Vec<_> = self.identity.intermediates().map(CertificateDer::from).collect();
         let checked = live.verifier.check(&leaf, &others, UnixTime::since_unix_epoch(now));
         match checked {
-            Ok((identity, organisation)) => Self::new(live, identity, organisation, self.connection),
+            Ok((identity, organisation)) => {
+                *self = Self::new(live, identity, organisation, self.connection.clone())?;
+                Ok(())
+            }
             Err((error, refusal)) => {
                 Err(Refused { reason: refusal.reason, detail: error.to_string(), subject: refusal.subject })
             }
@@ -157,7 +159,8 @@ pub(super) async fn serve(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, 
             }
             let buffer = Buffer::new(live.buffer_size());
             let phase = shared.phase.subscribe();
-            let session = ClientSession { worker: &worker, shared: &shared, peer, channel, buffer, phase, requests: 0 };
+            let tally = Tally::new();
+            let session = ClientSession { worker: &worker, shared: &shared, peer, channel, buffer, phase, tally };
             drop(live);
             session.serve(caller).await;
         }
@@ -271,93 +274,130 @@ struct ClientSession<'a> {
     channel: Channel,
     buffer: Buffer,
     phase: watch::Receiver<Phase>,
-    requests: u64,
+    tally: Tally,
 }
 
 /// How waiting for a request ended.
 enum Waited {
     Head(Box<RequestHead>),
-    /// Close in order; with a reason where it is worth counting.
-    Close(Option<&'static str>),
+    /// Close in order, as it should be.
+    Done(&'static str),
+    /// Close in order, for a reason that is worth counting.
+    Close(&'static str),
     /// Break off.
     Broken(&'static str),
     /// Refuse the head.
     Refuse(crate::http1::RequestError),
 }
 
+/// How a session ends: in a word for the log, and towards the client.
+struct End {
+    how: &'static str,
+    last: Last,
+}
+
+/// The last that a client hears.
+enum Last {
+    /// close_notify.
+    Close,
+    /// A reset.
+    Abort,
+    /// A refusal, then close_notify.
+    Refusal { status: u16, head_request: bool },
+}
+
+impl End {
+    fn close(how: &'static str) -> Self {
+        Self { how, last: Last::Close }
+    }
+
+    fn abort(how: &'static str) -> Self {
+        Self { how, last: Last::Abort }
+    }
+
+    fn refusal(how: &'static str, status: u16, head_request: bool) -> Self {
+        Self { how, last: Last::Refusal { status, head_request } }
+    }
+}
+
 impl ClientSession<'_> {
     async fn serve(mut self, mut caller: Caller) {
+        let End { how, last } = self.requests(&mut caller).await;
+        report::connection(self.shared, &self.subject(&caller), &self.tally, how);
+        match last {
+            Last::Close => self.channel.close(Instant::now() + CLOSE).await,
+            Last::Abort => self.channel.abort(),
+            Last::Refusal { status, head_request } => self.refuse_and_close(status, how, head_request).await,
+        }
+    }
+
+    /// Serves requests until the session is to end.
+    async fn requests(&mut self, caller: &mut Caller) -> End {
         let mut scanner = HeadScanner::new();
         loop {
             let live = self.shared.live.load_full();
             let waited = self.wait(&live, &mut scanner).await;
             let head = match waited {
                 Waited::Head(head) => head,
+                Waited::Done(how) => return End::close(how),
                 Waited::Close(reason) => {
-                    if let Some(reason) = reason {
-                        self.shared.counters.refuse("connection_closed", reason);
-                    }
-                    return self.channel.close(Instant::now() + CLOSE).await;
+                    self.shared.counters.refuse("connection_closed", reason);
+                    return End::close(reason);
                 }
                 Waited::Broken(reason) => {
                     self.shared.counters.refuse("connection_broken", reason);
-                    return self.channel.abort();
+                    return End::abort(reason);
                 }
                 Waited::Refuse(error) => {
                     let failure = Failure { blame: "client", reason: error.reason(), status: error.status() };
                     let outcome = Outcome::own(failure.status, Some(failure), Next::Close);
-                    self.log(&caller, None, Clock::now(), &outcome);
+                    self.log(caller, None, Clock::now(), &outcome);
                     // What cannot be parsed may still be seen to be a HEAD, whose answer has no content.
                     let head_request = self.buffer.filled().trim_ascii_start().starts_with(b"HEAD ");
-                    return self.refuse_and_close(error.status(), error.reason(), head_request).await;
+                    return End::refusal(error.reason(), error.status(), head_request);
                 }
             };
             let started = Clock::now();
-            self.requests += 1;
+            self.tally.requests += 1;
             // The configuration may have changed while we waited.
             let live = self.shared.live.load_full();
-            caller = match caller.check(&live) {
-                Ok(caller) => caller,
-                Err(refused) => {
-                    self.shared.counters.refuse("identity_refused", refused.reason);
-                    self.shared.log.event(
-                        Level::Warn,
-                        "identity_refused",
-                        json!({
-                            "peer": self.peer.to_string(),
-                            "subject": refused.subject,
-                            "reason": refused.reason,
-                            "detail": refused.detail,
-                        }),
-                    );
-                    return self.refuse_and_close(403, refused.reason, head.method() == Method::Head).await;
-                }
-            };
-            let closing = *self.phase.borrow() != Phase::Serving
-                || self.requests >= live.config.limits.requests_per_connection
-                || self.channel.must_retire();
+            if let Err(refused) = caller.check(&live) {
+                self.shared.counters.refuse("identity_refused", refused.reason);
+                self.shared.log.event(
+                    Level::Warn,
+                    "identity_refused",
+                    json!({
+                        "peer": self.peer.to_string(),
+                        "subject": refused.subject,
+                        "reason": refused.reason,
+                        "detail": refused.detail,
+                    }),
+                );
+                return End::refusal(refused.reason, 403, head.method() == Method::Head);
+            }
+            let retired = self.retired(&live);
+            let closing = retired.is_some();
             let mut line = RequestLine::new(&head, self.buffer.filled());
             if head.max_forwards() == Some(0) {
                 // RFC 9110 7.6.2: such a request goes no further, and we are the one to answer it.
                 let close = closing || !head.keep_alive() || !head.framing().is_empty();
                 self.buffer.consume(head.head_len());
                 let outcome = self.answer_options(close, live.config.timeouts.body).await;
-                self.log(&caller, Some(&line), started, &outcome);
+                self.log(caller, Some(&line), started, &outcome);
                 match outcome.next {
                     Next::Continue => continue,
-                    Next::Close => return self.channel.close(Instant::now() + CLOSE).await,
-                    Next::Abort => return self.channel.abort(),
+                    Next::Close => return End::close(retired.unwrap_or("last_request")),
+                    Next::Abort => return End::abort("client_gone"),
                 }
             }
-            let way = way(&live, &caller, &head, self.buffer.filled());
+            let way = way(&live, caller, &head, self.buffer.filled());
             let Way { site, upstream } = match way {
                 Ok(way) => way,
                 Err(fault) => {
                     let failure = Failure { blame: "client", reason: fault.reason(), status: fault.status() };
                     let outcome = Outcome::own(failure.status, Some(failure), Next::Close);
-                    self.log(&caller, Some(&line), started, &outcome);
-                    let head_request = head.method() == Method::Head;
-                    return self.refuse_and_close(fault.status(), fault.reason(), head_request).await;
+                    self.log(caller, Some(&line), started, &outcome);
+                    return End::refusal(fault.reason(), fault.status(), head.method() == Method::Head);
                 }
             };
             line.site = Some(&site.name);
@@ -407,12 +447,24 @@ impl ClientSession<'_> {
             } else if outcome.status.is_none() {
                 next = Next::Abort;
             }
-            self.log(&caller, Some(&line), started, &outcome);
+            self.log(caller, Some(&line), started, &outcome);
+            let failure = outcome.failure.map(|failure| failure.reason);
             match next {
                 Next::Continue => {}
-                Next::Close => return self.channel.close(Instant::now() + CLOSE).await,
-                Next::Abort => return self.channel.abort(),
+                Next::Close => return End::close(failure.or(retired).unwrap_or("last_request")),
+                Next::Abort => return End::abort(failure.unwrap_or("client_gone")),
             }
+        }
+    }
+
+    /// Why the request that begins now is the connection's last one, if it is for us to say.
+    fn retired(&self, live: &Live) -> Option<&'static str> {
+        if *self.phase.borrow() != Phase::Serving {
+            Some("drain")
+        } else if self.tally.requests >= live.config.limits.requests_per_connection {
+            Some("requests_per_connection")
+        } else {
+            self.channel.must_retire().then_some("key_used_up")
         }
     }
 
@@ -422,15 +474,15 @@ impl ClientSession<'_> {
         let idle_until = Instant::now() + live.config.timeouts.idle;
         while self.buffer.is_empty() {
             if *self.phase.borrow_and_update() != Phase::Serving {
-                return Waited::Close(None);
+                return Waited::Done("drain");
             }
             tokio::select! {
                 read = self.channel.read(&mut self.buffer, Patience::Until(idle_until)) => match read {
                     Ok(Read::Data(_)) => {}
-                    Ok(Read::Closed) => return Waited::Close(None),
-                    Err(ChannelError::TimedOut) => return Waited::Close(Some("idle")),
+                    Ok(Read::Closed) => return Waited::Done("client_closed"),
+                    Err(ChannelError::TimedOut) => return Waited::Close("idle"),
                     // Between requests nothing can be cut off: many clients just go.
-                    Err(ChannelError::Truncated) => return Waited::Close(None),
+                    Err(ChannelError::Truncated) => return Waited::Done("client_gone"),
                     Err(error) => return Waited::Broken(error.reason()),
                 },
                 _ = self.phase.changed() => {}
@@ -445,8 +497,8 @@ impl ClientSession<'_> {
             }
             match self.channel.read(&mut self.buffer, Patience::Until(head_until)).await {
                 Ok(Read::Data(_)) => {}
-                Ok(Read::Closed) => return Waited::Close(Some("head_incomplete")),
-                Err(ChannelError::TimedOut) => return Waited::Close(Some("head_timed_out")),
+                Ok(Read::Closed) => return Waited::Close("head_incomplete"),
+                Err(ChannelError::TimedOut) => return Waited::Close("head_timed_out"),
                 Err(error) => return Waited::Broken(error.reason()),
             }
         }
@@ -482,95 +534,17 @@ impl ClientSession<'_> {
         }
     }
 
-    fn log(&self, caller: &Caller, line: Option<&RequestLine<'_>>, started: Clock, outcome: &Outcome) {
-        if let Some(failure) = &outcome.failure {
-            let class = match failure.blame {
-                "client" => "request_refused",
-                _ => "origin_failed",
-            };
-            self.shared.counters.refuse(class, failure.reason);
+    fn subject<'c>(&self, caller: &'c Caller) -> Subject<'c> {
+        Subject {
+            peer: self.peer,
+            org: &caller.organisation.codes,
+            serial_number: caller.identity.serial_number.as_deref(),
+            session: self.channel.offloaded(),
         }
-        let client = self.channel.offloaded();
-        let session = |offloaded: &Result<(), NotOffloaded>| if offloaded.is_ok() { "kernel" } else { "userspace" };
-        let data_path = match (&client, &outcome.origin) {
-            _ if outcome.up.spliced + outcome.down.spliced > 0 => "spliced",
-            (Ok(()), Some(Ok(()))) => "kernel",
-            _ => "userspace",
-        };
-        let userspace_reason =
-            client.as_ref().err().or(outcome.origin.as_ref().and_then(|origin| origin.as_ref().err()));
-        let level = if outcome.failure.is_some() { Level::Warn } else { Level::Info };
-        self.shared.log.event(
-            level,
-            "request",
-            AccessLine {
-                peer: self.peer,
-                org: &caller.organisation.codes,
-                serial_number: caller.identity.serial_number.as_deref(),
-                method: line.map(|line| &*line.method),
-                path: line.map(|line| &*line.path),
-                site: line.and_then(|line| line.site),
-                origin: line.and_then(|line| line.origin),
-                origin_address: outcome.address,
-                status: outcome.status,
-                bytes_in: outcome.up.total(),
-                bytes_out: outcome.down.total(),
-                duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-                client_offload: session(&client),
-                origin_offload: outcome.origin.as_ref().map(session),
-                data_path,
-                userspace_reason: userspace_reason.map(ToString::to_string),
-                blame: outcome.failure.as_ref().map(|failure| failure.blame),
-                reason: outcome.failure.as_ref().map(|failure| failure.reason),
-            },
-        );
     }
-}
 
-/// One line of the access log. Absent values are `null`, so that every line has every field.
-#[derive(Serialize)]
-struct AccessLine<'a> {
-    peer: SocketAddr,
-    /// The organisation's codes.
-    #[serde(serialize_with = "joined")]
-    org: &'a [String],
-    serial_number: Option<&'a str>,
-    method: Option<&'a str>,
-    path: Option<&'a str>,
-    site: Option<&'a str>,
-    origin: Option<&'a str>,
-    origin_address: Option<SocketAddr>,
-    status: Option<u16>,
-    bytes_in: u64,
-    bytes_out: u64,
-    duration_ms: u64,
-    client_offload: &'static str,
-    origin_offload: Option<&'static str>,
-    data_path: &'static str,
-    userspace_reason: Option<String>,
-    blame: Option<&'static str>,
-    reason: Option<&'static str>,
-}
-
-fn joined<S: Serializer>(codes: &[String], serializer: S) -> Result<S::Ok, S::Error> {
-    match codes {
-        [code] => serializer.serialize_str(code),
-        codes => serializer.serialize_str(&codes.join(",")),
-    }
-}
-
-/// What the log says about a request; the query is left out, for it may hold secrets.
-struct RequestLine<'a> {
-    method: String,
-    path: String,
-    site: Option<&'a str>,
-    origin: Option<&'a str>,
-}
-
-impl RequestLine<'_> {
-    fn new(head: &RequestHead, buffer: &[u8]) -> Self {
-        let (method, path) = (head.method_name(buffer).to_owned(), head.path(buffer).to_owned());
-        Self { method, path, site: None, origin: None }
+    fn log(&mut self, caller: &Caller, line: Option<&RequestLine<'_>>, started: Clock, outcome: &Outcome) {
+        report::request(self.shared, &self.subject(caller), line, started, outcome, &mut self.tally);
     }
 }
 

@@ -26,6 +26,7 @@ use crate::http1::{
     ResponseOptions, ResponsePlan, parse_response_with, write_response,
 };
 use crate::ktls::NotOffloaded;
+use crate::telemetry::DataPath;
 
 /// How long an origin that stopped taking the request body may take to say why.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -45,7 +46,7 @@ pub(super) struct Outcome {
     /// What becomes of the client's connection.
     pub(super) next: Next,
     /// The origin session, when there was one: in the kernel, or why not.
-    pub(super) origin: Option<Result<(), NotOffloaded>>,
+    pub(super) origin: Option<Result<(), Arc<NotOffloaded>>>,
     /// The origin's address, when there was a session.
     pub(super) address: Option<SocketAddr>,
 }
@@ -318,10 +319,14 @@ impl Request<'_> {
         }
     }
 
-    /// From which length on bodies are spliced between these two sessions, if at all.
-    fn splice_from(&self, origin: &Channel) -> Option<u64> {
-        let possible = self.client.is_kernel() && origin.is_kernel() && self.shared.support.no_splice.is_none();
-        possible.then_some(crate::app::SPLICE_FROM)
+    /// From which length on bodies are spliced between these two sessions, or why none is.
+    fn splice_from(&self, origin: &Channel) -> Result<u64, DataPath> {
+        self.client.offloaded().and_then(|()| origin.offloaded()).map_err(|why| why.data_path())?;
+        match self.live.config.splice_from {
+            _ if self.shared.support.no_splice.is_some() => Err(DataPath::KernelNoSplice),
+            u64::MAX => Err(DataPath::KernelSpliceNever),
+            from => Ok(from),
+        }
     }
 }
 
@@ -442,7 +447,7 @@ impl<'a> Answer<'a> {
         head: &ResponseHead,
         plan: &ResponsePlan,
         patience: Patience,
-        splice_from: Option<u64>,
+        splice_from: Result<u64, DataPath>,
         moved: &'a Cell<Moved>,
     ) -> Relay<'a> {
         let mut pending = Vec::new();

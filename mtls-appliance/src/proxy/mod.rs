@@ -13,6 +13,7 @@ mod exchange;
 mod origin;
 mod pool;
 mod relay;
+mod report;
 pub(crate) mod routing;
 pub(crate) mod upstream;
 mod worker;

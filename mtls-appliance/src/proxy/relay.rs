@@ -7,7 +7,7 @@ use super::buffer::Buffer;
 use super::channel::{Channel, ChannelError, Patience, Read};
 use crate::http1::{ChunkDecoder, ChunkError, ChunkEvent, ChunkStep, NameFilter, write_chunk_header};
 use crate::ktls::splice::Pipe;
-use crate::telemetry::Counters;
+use crate::telemetry::{Counters, DataPath};
 
 /// Most bytes that one splice call is asked for; the kernel gives at most a record at a time.
 const SPLICE_AT_ONCE: u64 = 1 << 20;
@@ -45,6 +45,8 @@ impl RelayError {
 pub(super) struct Moved {
     pub(super) spliced: u64,
     pub(super) copied: u64,
+    /// Why the last copied bytes were not spliced.
+    pub(super) copied_because: Option<DataPath>,
 }
 
 impl Moved {
@@ -61,8 +63,8 @@ pub(super) struct Relay<'a> {
     /// Bytes to be written before the next: the head, so that it shares a record with the first part of the body.
     pub(super) pending: Vec<u8>,
     pub(super) patience: Patience,
-    /// Remaining lengths from here on are spliced; `None`: never.
-    pub(super) splice_from: Option<u64>,
+    /// Remaining lengths from here on are spliced, or why none is.
+    pub(super) splice_from: Result<u64, DataPath>,
     /// Longest body; for framings that do not say the length beforehand.
     pub(super) limit: u64,
     pub(super) counters: &'a Counters,
@@ -75,6 +77,20 @@ impl Relay<'_> {
         moved.copied += n as u64;
         self.moved.set(moved);
         self.counters.bytes_copied.add(n as u64);
+    }
+
+    /// What is copied from here on is copied for this reason.
+    fn copying_because(&self, why: DataPath) {
+        self.moved.set(Moved { copied_because: Some(why), ..self.moved.get() });
+    }
+
+    /// As long as nothing stands in the way of splicing that cannot be known before.
+    fn copying_at_first(&self, length: u64) {
+        self.copying_because(match self.splice_from {
+            Err(why) => why,
+            Ok(from) if length < from => DataPath::KernelBelowThreshold,
+            Ok(_) => DataPath::KernelAlreadyRead,
+        });
     }
 
     fn spliced(&self, n: usize) {
@@ -108,6 +124,7 @@ impl Relay<'_> {
     pub(super) async fn exactly(&mut self, mut length: u64) -> Result<(), RelayError> {
         let mut pipe = None;
         let mut rounds = 0;
+        self.copying_at_first(length);
         while length > 0 {
             if !self.buffer.is_empty() {
                 let n = usize::try_from(length).unwrap_or(usize::MAX).min(self.buffer.len());
@@ -117,14 +134,15 @@ impl Relay<'_> {
                 self.buffer.consume(n);
                 self.copied(n);
                 length -= n as u64;
-            } else if self.splice_from.is_some_and(|from| length >= from || pipe.is_some()) {
+            } else if self.splice_from.is_ok_and(|from| length >= from || pipe.is_some()) {
                 self.flush().await?;
                 match self.splice(&mut pipe, length).await? {
                     Some(n) => length -= n as u64,
-                    // A control record is next: the ordinary read takes it, or says how the stream ended.
+                    // The ordinary read takes the control record that is next, or says how the stream ended.
                     None => self.read_on().await?,
                 }
             } else {
+                self.copying_at_first(length);
                 self.read_on().await?;
             }
             rounds += 1;
@@ -150,7 +168,8 @@ impl Relay<'_> {
                 Ok(fresh) => pipe.insert(fresh),
                 Err(_) => {
                     // Out of descriptors: this body is copied instead.
-                    self.splice_from = None;
+                    self.splice_from = Err(DataPath::KernelNoPipe);
+                    self.copying_because(DataPath::KernelNoPipe);
                     self.counters.refuse("not_spliced", "no_pipe");
                     return Ok(None);
                 }
@@ -158,6 +177,7 @@ impl Relay<'_> {
         };
         let limit = usize::try_from(length.min(SPLICE_AT_ONCE)).unwrap_or(usize::MAX);
         let Some(n) = self.from.splice_into(pipe, limit, self.patience).await.map_err(RelayError::From)? else {
+            self.copying_because(DataPath::KernelControlRecord);
             return Ok(None);
         };
         self.to.splice_from(pipe, self.patience).await.map_err(RelayError::To)?;
@@ -169,6 +189,7 @@ impl Relay<'_> {
     pub(super) async fn until_close(&mut self) -> Result<(), RelayError> {
         let mut pipe = None;
         let mut rounds = 0;
+        self.copying_at_first(u64::MAX);
         loop {
             if self.moved.get().total() > self.limit {
                 return Err(RelayError::TooLarge);
@@ -181,7 +202,7 @@ impl Relay<'_> {
                 self.buffer.consume(n);
                 self.copied(n);
             }
-            if self.splice_from.is_some() {
+            if self.splice_from.is_ok() {
                 self.flush().await?;
                 if self.splice(&mut pipe, SPLICE_AT_ONCE).await?.is_some() {
                     rounds += 1;
@@ -222,7 +243,7 @@ impl Relay<'_> {
                 }
                 // Nothing is here yet: the rest goes on as one chunk if it is large enough to be spliced.
                 ChunkEvent::Data { available: 0, remaining } => match self.splice_from {
-                    Some(from) if remaining >= from => remaining,
+                    Ok(from) if remaining >= from => remaining,
                     _ => {
                         self.read_on().await?;
                         continue;

@@ -4,12 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::data_path::DataPaths;
+
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {
         /// All counters of the process. Names in `status` are the field names.
         #[derive(Debug, Default)]
         pub struct Counters {
             $($(#[$doc])* pub $name: Counter,)+
+            /// Requests by data path.
+            pub data_path: DataPaths,
             refusals: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
         }
 
@@ -106,6 +110,7 @@ impl Counters {
     /// Every counter with its name; refusals appear as `class.reason`.
     pub fn snapshot(&self) -> BTreeMap<String, u64> {
         let mut all: BTreeMap<String, u64> = self.fixed().into_iter().map(|(n, v)| (n.to_owned(), v)).collect();
+        all.extend(self.data_path.values().map(|(name, value)| (name.to_owned(), value)));
         let table = match self.refusals.lock() {
             Ok(table) => table,
             Err(poisoned) => poisoned.into_inner(),

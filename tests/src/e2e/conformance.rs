@@ -321,3 +321,10 @@ fn replied(name: &'static str, method: &str, bytes: &str) -> Row {
     let sent = request(&line, "");
     row(name, sent).seen(String::leak(line + " HTTP/1.1"))
 }
+
+/// The same with a caller of HTTP/1.0.
+fn replied_to_http_1_0(name: &'static str, bytes: &str) -> Row {
+    let target = reply(bytes);
+    let sent = format!("GET {target} HTTP/1.0\r\nHost: api.bank.test\r\n\r\n");
+    row(name, sent).seen(String::leak(format!("GET {target} HTTP/1.1")))
+}

@@ -12,6 +12,7 @@ mod calls;
 mod case;
 mod configuration;
 mod conformance;
+mod data_path;
 mod guard;
 mod identity;
 mod lifecycle;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         strictness::CASES,
         conformance::CASES,
         bodies::CASES,
+        data_path::CASES,
         truncation::CASES,
         origin_faults::CASES,
         origin_tls::CASES,

@@ -83,8 +83,8 @@ fn shown_time(span: Duration) -> String {
 pub(in crate::config) struct Size {
     pub(in crate::config) least: u64,
     pub(in crate::config) most: u64,
-    /// Whether `unlimited` may be said; it becomes `u64::MAX`.
-    pub(in crate::config) unlimited: bool,
+    /// A word that may be said instead, and the number of bytes that it stands for.
+    pub(in crate::config) or: Option<(&'static str, u64)>,
 }
 
 const SIZE_UNITS: [(&str, u64); 4] = [("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
@@ -94,8 +94,8 @@ impl Form for Size {
 
     fn read(&self, key: &str, value: &Spanned<DeValue<'_>>, document: &mut Document<'_>) -> Option<u64> {
         let text = document.text(key, value, "\"64KiB\"")?;
-        if self.unlimited && text == "unlimited" {
-            return Some(u64::MAX);
+        if let Some((_, bytes)) = self.or.filter(|(word, _)| text == *word) {
+            return Some(bytes);
         }
         let Some(bytes) = with_unit(text, &SIZE_UNITS) else {
             let remedy = "give a whole number and a unit (B, KiB, MiB, GiB), as in \"64KiB\"";
@@ -111,7 +111,7 @@ impl Form for Size {
     }
 
     fn describe(&self) -> String {
-        let or = if self.unlimited { ", or `\"unlimited\"`" } else { "" };
+        let or = self.or.map(|(word, _)| format!(", or `\"{word}\"`")).unwrap_or_default();
         format!("size from `\"{}\"` to `\"{}\"`{or}", shown(self.least, &SIZE_UNITS), shown(self.most, &SIZE_UNITS))
     }
 }

@@ -2,7 +2,7 @@
 
 use mtls_appliance_tests::harness::Lab;
 
-use super::{POISON, check, get, replied, request, row};
+use super::{POISON, check, get, replied, replied_to_http_1_0, request, row};
 
 pub(super) fn callers_of_http_1_0_and_the_version_of_the_next_hop(lab: &Lab) -> anyhow::Result<()> {
     let old = |line: &str, fields: &str| format!("{line} HTTP/1.0\r\nHost: api.bank.test\r\n{fields}\r\n");
@@ -43,6 +43,9 @@ pub(super) fn callers_of_http_1_0_and_the_version_of_the_next_hop(lab: &Lab) -> 
             .closed()
             .seen("POST /echo HTTP/1.1"),
             row("RFC 9110 2.5: another major version", version("HTTP/2.0")).refused(505),
+            // Section 2.5 would have a higher minor version read as the highest one known (SHOULD). None was ever
+            // published, and what is not known to be HTTP/1.1 is not passed on as HTTP/1.1.
+            row("RFC 9110 2.5: a higher minor version is refused, against a SHOULD", version("HTTP/1.2")).refused(505),
             row("RFC 9110 7.6.3: Via of earlier hops is kept", request("GET /headers", "Via: 1.1 a\r\n"))
                 .answer(200)
                 .seen("GET /headers HTTP/1.1")
@@ -58,6 +61,20 @@ pub(super) fn callers_of_http_1_0_and_the_version_of_the_next_hop(lab: &Lab) -> 
             .answer(200)
             .seen("POST /echo HTTP/1.1")
             .with("Trailer: X-Sum"),
+            replied(
+                "RFC 9110 6.6.2: Trailer comes back",
+                "GET",
+                "HTTP/1.1 200 OK\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX-Sum: 1\r\n\r\n",
+            )
+            .answer(200)
+            .field("Trailer: X-Sum"),
+            replied_to_http_1_0(
+                "RFC 9110 6.6.2: Trailer announces nothing where chunks end, before HTTP/1.0",
+                "HTTP/1.1 200 OK\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX-Sum: 1\r\n\r\n",
+            )
+            .answer(200)
+            .without(&["Trailer", "Transfer-Encoding"])
+            .closed(),
             row("RFC 9112 2.3: the version has a case", version("Http/1.1")).refused(400),
             row("RFC 9112 2.3: the version has one digit each", version("HTTP/1.10")).refused(400),
             row("RFC 9113 3.4: a preface of HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").refused(505),
