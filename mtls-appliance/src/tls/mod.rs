@@ -6,6 +6,7 @@
 pub mod files;
 pub mod handshake;
 pub mod origin;
+pub mod records;
 pub mod server;
 pub mod session;
 
