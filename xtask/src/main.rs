@@ -11,6 +11,7 @@ mod debian;
 mod demo;
 mod deny;
 mod exec;
+mod fuzz;
 mod progress;
 mod test;
 mod tools;
@@ -69,6 +70,11 @@ enum Command {
     /// machine by itself where this machine's kernel has no TLS. Ends with a table of what was shown; exit code 1 if
     /// anything was not.
     Demo(demo::DemoArguments),
+    /// Look for inputs that break the parsers, guided by coverage
+    ///
+    /// Runs the targets of tests/fuzz, as many at once as there are processors, each until its time is up or something is
+    /// found. Inputs that break a property are saved in target/fuzz/findings/ and named; exit code 1 then.
+    Fuzz(fuzz::FuzzArguments),
     /// Run all tests: unit, end-to-end here, end-to-end on Debian's kernels
     ///
     /// The last line is `N passed, M failed`, with `, K skipped` where something was. Each skip is named with its reason;
@@ -96,6 +102,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Tools => tools::main(&workspace)?,
         Command::Vm(arguments) => return vm::main(&workspace, arguments),
         Command::Demo(arguments) => return demo::main(&workspace, &arguments),
+        Command::Fuzz(arguments) => return fuzz::main(&workspace, &arguments),
         Command::Test(arguments) => return test::main(&workspace, &arguments),
     }
     Ok(ExitCode::SUCCESS)

@@ -1,5 +1,5 @@
-//! `cargo xtask test`: the unit tests, then the end-to-end tests on this machine and on three kernels in a virtual
-//! machine, counted together.
+//! `cargo xtask test`: the unit tests, a while of fuzzing, then the end-to-end tests on this machine and on three kernels
+//! in a virtual machine, counted together.
 //!
 //! What a test needs and whether its absence may be skipped is the tests' own matter; here it is decided what a skip
 //! means for the whole.
@@ -24,7 +24,7 @@ use self::{
     verdict::{Outcome, Stage},
 };
 use crate::{
-    bpf, build, certs, exec,
+    bpf, build, certs, exec, fuzz,
     progress::{Step, note},
     tools::Tools,
     vm::{self, Guest, Kernel},
@@ -39,6 +39,8 @@ const LARGE_BODIES: &str = "MTLS_BIG_MIB";
 const LARGE_BODIES_USUALLY: u64 = 128;
 /// Where they appear in the virtual machine.
 pub(crate) const IN_GUEST: &str = "/host";
+/// How long each fuzz target runs; `cargo xtask fuzz` searches longer.
+const FUZZ_SECONDS: u32 = 30;
 
 /// What `cargo xtask test` takes.
 #[derive(Debug, Args)]
@@ -46,6 +48,9 @@ pub(crate) struct TestArguments {
     /// Run the unit tests of all crates
     #[arg(long)]
     unit: bool,
+    /// Run each fuzz target on its corpus and then for 30 seconds
+    #[arg(long)]
+    fuzz: bool,
     /// Run the end-to-end tests on this machine's kernel, as root (or by sudo, where it asks for no password)
     #[arg(long)]
     native: bool,
@@ -69,7 +74,7 @@ pub(crate) fn main(workspace: &Workspace, arguments: &TestArguments) -> Result<E
         bail!("`{filter}` is taken for a filter; to choose a kernel write --vm={filter}");
     }
     let large_bodies = time_for_large_bodies()?;
-    let all = !arguments.unit && !arguments.native && arguments.vm.is_none();
+    let all = !arguments.unit && !arguments.fuzz && !arguments.native && arguments.vm.is_none();
     let kernels = match &arguments.vm {
         Some(kernels) if !kernels.is_empty() => kernels.clone(),
         Some(_) => Kernel::ALL.to_vec(),
@@ -81,6 +86,9 @@ pub(crate) fn main(workspace: &Workspace, arguments: &TestArguments) -> Result<E
     let mut stages = Vec::new();
     if all || arguments.unit {
         stages.push(unit(workspace, arguments)?);
+    }
+    if all || arguments.fuzz {
+        stages.push(fuzzing(workspace, arguments)?);
     }
     if all || arguments.native || !kernels.is_empty() {
         let bench = Bench::prepare(workspace)?;
@@ -194,6 +202,26 @@ fn unit(workspace: &Workspace, arguments: &TestArguments) -> Result<Stage> {
         _ => Outcome::Ran(reading),
     };
     Ok(Stage { name: "unit".to_owned(), outcome })
+}
+
+/// Each target counts as a test.
+fn fuzzing(workspace: &Workspace, arguments: &TestArguments) -> Result<Stage> {
+    let mut targets = fuzz::targets(workspace)?;
+    if let Some(filter) = &arguments.filter {
+        targets.retain(|target| target.contains(filter));
+    }
+    let mut reading = Reading::default();
+    if !targets.is_empty() {
+        for run in fuzz::fuzz(workspace, &targets, FUZZ_SECONDS)? {
+            if matches!(run.ended, fuzz::Ended::Holds) {
+                reading.passed += 1;
+            } else {
+                reading.failed += 1;
+                reading.failures.push(run.target);
+            }
+        }
+    }
+    Ok(Stage { name: "fuzz".to_owned(), outcome: Outcome::Ran(reading) })
 }
 
 fn native(bench: &Bench, arguments: &TestArguments, strict: bool) -> Result<Stage> {
