@@ -50,7 +50,7 @@ enum Command {
     /// Authorities, servers, registered and unregistered clients, as described in certs/pki.toml. Leaves alone what is
     /// still good.
     Certs(certs::CertsArguments),
-    /// Unpack curl, openssl, nginx and ip under target/provision/tools/
+    /// Unpack curl, openssl, nginx, ip and strace under target/provision/tools/
     ///
     /// Debian's own builds with their libraries, run by the wrappers in target/provision/tools/wrap/ on this machine
     /// as well as in the virtual machine.

@@ -1,4 +1,4 @@
-//! `target/provision/tools/`: curl, openssl, nginx and ip as Debian builds them, with their libraries.
+//! `target/provision/tools/`: curl, openssl, nginx, ip and strace as Debian builds them, with their libraries.
 //!
 //! The wrappers in `wrap/` start them through their own dynamic loader, so that neither the libraries nor the
 //! configuration of the machine matter, and the tree works wherever it is placed.
@@ -27,13 +27,15 @@ struct Wrapper {
     arguments: &'static str,
 }
 
-const WRAPPERS: [Wrapper; 4] = [
+const WRAPPERS: [Wrapper; 5] = [
     // Neither a ~/.curlrc nor a proxy of the machine may change what a test sends.
     Wrapper { name: "curl", program: "usr/bin/curl", arguments: " -q --noproxy '*'" },
     Wrapper { name: "openssl", program: "usr/bin/openssl", arguments: "" },
     // Until its configuration is read, nginx would log to a file of the machine.
     Wrapper { name: "nginx", program: "usr/sbin/nginx", arguments: " -e stderr" },
     Wrapper { name: "ip", program: "bin/ip", arguments: "" },
+    // Stands in for a kernel that lacks a system call.
+    Wrapper { name: "strace", program: "usr/bin/strace", arguments: "" },
 ];
 
 /// The unpacked tools.
@@ -85,7 +87,7 @@ impl Tools {
 /// The command: unpacks and says where.
 pub(crate) fn main(workspace: &Workspace) -> Result<()> {
     let tools = Tools::provision(workspace)?;
-    note(format!("curl, openssl, nginx and ip are in {}", tools.wrappers().display()));
+    note(format!("curl, openssl, nginx, ip and strace are in {}", tools.wrappers().display()));
     Ok(())
 }
 

@@ -22,6 +22,7 @@ cases!("guard":
     a_failed_start_leaves_nothing_attached,
     detaching_opens_the_interface_and_leaves_no_pins,
     without_privilege_the_guard_is_an_environment_error,
+    a_kernel_without_bpf_is_an_environment_error_that_names_the_way_out,
 );
 
 struct Guarded {
@@ -175,15 +176,18 @@ fn generic_mode_guards_as_well(lab: &Lab) -> anyhow::Result<()> {
 }
 
 fn an_interface_that_does_not_exist_is_refused(lab: &Lab) -> anyhow::Result<()> {
-    let pins = lab.path("bpf/guard").display().to_string();
+    let folder = lab.path("bpf");
+    let pins = folder.join("guard").display().to_string();
     let usual = lab.settings(lab.free_address()?, "127.0.0.1:9".parse()?)?;
     let settings = settings(&pins, "auto")(usual).set("guard.interface", "mtlsnone0");
     let finished = Appliance::run(lab, &Place::Here, "run", &settings)?;
     let code = finished.status.code();
-    ensure!(code == Some(EXIT_ENVIRONMENT) || code == Some(EXIT_CONFIGURATION), "{code:?}: {}", finished.output());
-    for part in ["guard.interface", "mtlsnone0"] {
+    ensure!(code == Some(EXIT_CONFIGURATION), "{code:?}: {}", finished.output());
+    // The remedy is the choice there is; every machine has `lo`.
+    for part in ["guard.interface", "mtlsnone0", "there are: lo"] {
         ensure!(finished.stderr.contains(part), "no {part}: {}", finished.output());
     }
+    ensure!(!folder.exists(), "the folder of the pins was left behind");
     Ok(())
 }
 
@@ -221,6 +225,26 @@ fn without_privilege_the_guard_is_an_environment_error(lab: &Lab) -> anyhow::Res
     ensure!(finished.stderr.contains("CAP_") || finished.stderr.contains("root"), "no remedy: {}", finished.output());
     ensure!(finished.stderr.contains("guard"), "the guard is not named: {}", finished.output());
     ensure!(!attached(&net)?);
+    ensure!(!folder.join("guard").exists(), "the folder of the pins was left behind");
+    Ok(())
+}
+
+fn a_kernel_without_bpf_is_an_environment_error_that_names_the_way_out(lab: &Lab) -> anyhow::Result<()> {
+    Feature::Netns.need()?;
+    Feature::Xdp.need()?;
+    let net = Net::create()?;
+    let folder = lab.path("bpf");
+    let _bpf = BpfFs::mount(&folder)?;
+    let pins = folder.join("guard").display().to_string();
+    let origin = SocketAddr::new(Net::ORIGIN.parse()?, 9443);
+    let settings = settings(&pins, "auto")(lab.settings(at(Net::REGISTERED)?, origin)?);
+    let finished = Appliance::run_with_fault(lab, &net.appliance, &settings, "bpf:error=ENOSYS", "bpf(")?;
+    ensure!(finished.status.code() == Some(EXIT_ENVIRONMENT), "{}: {}", finished.status, finished.output());
+    for part in ["[guard]", "CONFIG_BPF_SYSCALL", "remove the [guard] table"] {
+        ensure!(finished.stderr.contains(part), "no {part:?}: {}", finished.output());
+    }
+    ensure!(!attached(&net)?, "{}", net.front_link()?);
+    ensure!(!folder.join("guard").exists(), "the folder of the pins was left behind");
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use anyhow::{Context, bail, ensure};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::lab::appliance_binary;
+use super::lab::{appliance_binary, tool};
 use super::names::{counter, event};
 use super::{Deadline, Finished, Lab, Place, Process, Settings, wait_until};
 
@@ -98,6 +98,33 @@ impl Appliance {
         invocation.arg(command).arg("--config").arg(&configuration).uid(NOBODY).gid(NOBODY);
         Process::start(&format!("mtls-appliance {command} as nobody"), place, &mut invocation)?
             .wait(Deadline::seconds(PATIENCE))
+    }
+
+    /// Runs it to its end on a kernel that seems to lack something: strace answers system calls in the kernel's place.
+    /// `fault` is what it injects (strace(1), `inject=`); the calls it fell upon must include one with `call` in it.
+    ///
+    /// # Errors
+    /// When strace is missing, no such call was made, or the command does not end in time.
+    pub fn run_with_fault(
+        lab: &Lab,
+        place: &Place,
+        settings: &Settings,
+        fault: &str,
+        call: &str,
+    ) -> anyhow::Result<Finished> {
+        let configuration = lab.path("candidate.toml");
+        settings.write(&configuration)?;
+        let trace = lab.path("strace.log");
+        let mut invocation = Command::new(tool("strace")?);
+        // -D: the appliance is our child and strace its companion, so that no failure leaves the appliance running.
+        invocation.args(["-D", "-f", "-qq", "-e", &format!("inject={fault}"), "-o"]).arg(&trace);
+        invocation.arg(appliance_binary()?).args(["run", "--config"]).arg(&configuration);
+        let finished = Process::start(&format!("mtls-appliance run with {fault}"), place, &mut invocation)?
+            .wait(Deadline::seconds(PATIENCE))?;
+        let trace = std::fs::read_to_string(&trace).context("strace left no trace")?;
+        let mut injected = trace.lines().filter(|line| line.ends_with("(INJECTED)"));
+        ensure!(injected.any(|line| line.contains(call)), "{fault} fell upon no {call}: {}", finished.output());
+        Ok(finished)
     }
 
     /// Starts it again with the same configuration after it ended, without additional environment variables.

@@ -1,7 +1,8 @@
 //! A test's folder, certificates and tools.
 //!
 //! Environment: `MTLS_BIN` the appliance (default: beside this program), `MTLS_CERTS` a generated PKI (default: generated
-//! once into the temporary folder), `MTLS_TOOLS` a folder with `curl`, `openssl`, `nginx`, `ip` (default: `PATH`).
+//! once into the temporary folder), `MTLS_TOOLS` a folder with `curl`, `openssl`, `nginx`, `ip`,
+//! `strace` (default: `PATH`).
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
