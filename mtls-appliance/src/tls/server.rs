@@ -264,7 +264,9 @@ pub fn reason(error: &Error) -> &'static str {
             "tls_version_not_accepted"
         }
         Error::PeerIncompatible(_) => "no_common_parameters",
-        Error::PeerMisbehaved(_) => "peer_misbehaved",
+        Error::PeerMisbehaved(_) | Error::InappropriateMessage { .. } | Error::InappropriateHandshakeMessage { .. } => {
+            "peer_misbehaved"
+        }
         Error::AlertReceived(_) => "alert_received",
         Error::NoApplicationProtocol => "no_application_protocol",
         Error::DecryptError => "decrypt_error",

@@ -10,12 +10,14 @@ mod fields;
 mod messages;
 mod parsing;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail, ensure};
 use mtls_appliance_tests::harness::{Appliance, Client, Lab, Origin, Response};
+use mtls_appliance_tests::http::Head;
 use mtls_appliance_tests::pattern;
 use serde_json::Value;
+use x509_parser::time::ASN1Time;
 
 use crate::case::cases;
 use connections::{
@@ -225,6 +227,9 @@ impl Answer {
         let interim = response.interim.iter().map(|head| head.status()).collect::<Result<Vec<_>, _>>()?;
         ensure!(interim == self.interim, "interim responses {interim:?} instead of {:?}", self.interim);
         fields(&head.fields, &self.fields, &self.without)?;
+        if !self.fields.iter().any(|line| line.starts_with("Date:")) {
+            dated(head)?;
+        }
         if let Some(body) = self.body {
             ensure!(response.text() == body, "body {:?} instead of {body:?}", response.text());
         }
@@ -243,6 +248,21 @@ impl Seen {
         let found: Vec<(String, String)> = serde_json::from_value(seen["headers"].clone())?;
         fields(&found, &self.fields, &self.without).context("as the origin saw it")
     }
+}
+
+/// RFC 9110 6.6.1: the scripted origin sends no Date, so the appliance does, and its clock is that of this test.
+fn dated(head: &Head) -> anyhow::Result<()> {
+    let dates: Vec<&str> = head.all("Date").collect();
+    let now = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs())?;
+    let recent = i64::try_from(PATIENCE.as_secs())?;
+    for second in (now - recent..=now).rev() {
+        // RFC 9110 5.6.7: what e-mail writes, in GMT by name.
+        let date = ASN1Time::from_timestamp(second)?.to_rfc2822().map_err(anyhow::Error::msg)?;
+        if dates == [date.replace("+0000", "GMT")] {
+            return Ok(());
+        }
+    }
+    bail!("Date is {dates:?}")
 }
 
 fn fields(found: &[(String, String)], expected: &[&str], unexpected: &[&str]) -> anyhow::Result<()> {

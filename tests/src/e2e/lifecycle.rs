@@ -146,7 +146,10 @@ fn a_second_appliance_on_the_same_port_is_refused(lab: &Lab) -> anyhow::Result<(
     let finished = Appliance::run(lab, &Place::Here, "run", &settings)?;
     let code = finished.status.code();
     ensure!(code == Some(names::EXIT_ENVIRONMENT), "{code:?}: {}", finished.output());
-    ensure!(finished.output().contains(&appliance.address().to_string()), "{}", finished.output());
+    for part in ["listener.addresses", &appliance.address().to_string(), "choose another port"] {
+        ensure!(finished.stderr.contains(part), "no {part}: {}", finished.output());
+    }
+    ensure!(!lab.path("other.sock").exists(), "the control socket was left behind");
     appliance.must_be_alive()?;
     ensure!(lab.client(&appliance)?.get("/bytes/10", &[])?.status == 200);
     Ok(())

@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use mtls_appliance_tests::harness::names::event;
 use mtls_appliance_tests::harness::{Client, Deadline, Lab, Place, Settings, wait_until};
 use mtls_appliance_tests::pattern;
 
@@ -91,16 +92,17 @@ fn many_concurrent_connections_are_served_without_an_error(lab: &Lab) -> anyhow:
 }
 
 fn connections_above_the_limit_are_refused_and_the_others_served(lab: &Lab) -> anyhow::Result<()> {
-    above(lab, "limits.connections", "connection_refused.too_many_connections")
+    above(lab, "limits.connections", event::CONNECTION_REFUSED, "connection_refused.too_many_connections")
 }
 
 fn connections_above_the_limit_of_a_source_are_refused(lab: &Lab) -> anyhow::Result<()> {
-    above(lab, "limits.connections_per_source", "connection_refused.too_many_connections_of_source")
+    let counter = "connection_refused.too_many_connections_of_source";
+    above(lab, "limits.connections_per_source", event::CONNECTION_REFUSED, counter)
 }
 
 fn connections_above_the_limit_of_an_organisation_are_refused_and_others_served(lab: &Lab) -> anyhow::Result<()> {
-    let reason = "handshake_refused.too_many_connections_of_organisation";
-    above(lab, "limits.connections_per_organisation", reason)?;
+    let counter = "handshake_refused.too_many_connections_of_organisation";
+    above(lab, "limits.connections_per_organisation", event::HANDSHAKE_FAILED, counter)?;
     // Another organisation has room of its own.
     let origin = lab.origin()?;
     let appliance = lab.appliance_with(&origin, |s| s.set("limits.connections_per_organisation", 1))?;
@@ -112,8 +114,9 @@ fn connections_above_the_limit_of_an_organisation_are_refused_and_others_served(
     Ok(())
 }
 
-/// Fills a limit of 5 and shows that the sixth is refused for `counter`'s reason, the five served, and room made again.
-fn above(lab: &Lab, limit: &str, counter: &str) -> anyhow::Result<()> {
+/// Fills a limit of 5 and shows that the sixth is refused, logged as `event` and counted for the reason in `counter`, the
+/// five served, and room made again.
+fn above(lab: &Lab, limit: &str, event: &str, counter: &str) -> anyhow::Result<()> {
     let origin = lab.origin()?;
     let mut appliance = lab.appliance_with(&origin, |s| s.set(limit, 5))?;
     let tls = lab.tls("client-p256")?;
@@ -127,6 +130,10 @@ fn above(lab: &Lab, limit: &str, counter: &str) -> anyhow::Result<()> {
         Client::connect(&Place::Here, appliance.address(), &tls).and_then(|mut client| client.get("/bytes/10", &[]));
     ensure!(sixth.is_err(), "a sixth connection was served");
     ensure!(appliance.counter(counter)? == 1, "{}", appliance.status()?["counters"]);
+    let (_, reason) = counter.split_once('.').context("a counter of refusals")?;
+    let line = appliance.wait_event(event, |_| true)?;
+    ensure!(line["reason"] == reason, "{line}");
+    ensure!(line["peer"].as_str().is_some_and(|peer| peer.starts_with("127.0.0.1:")), "{line}");
     for client in &mut held {
         ensure!(client.get("/bytes/10", &[])?.status == 200, "a connection within the limit was dropped");
     }

@@ -42,10 +42,12 @@ const CERTIFICATE_REQUIRED: u8 = 116;
 
 const REQUEST: &str = "GET /headers HTTP/1.1\r\nHost: api.bank.test\r\nConnection: close\r\n\r\n";
 
-/// After `provoke`: one more log line, which it returns, one more count, no request at the origin, the process alive.
+/// After `provoke`: one more log line with that reason, which it returns, one more count of it, no request at the origin,
+/// the process alive.
 fn noted(
     origin: &Origin,
     appliance: &mut Appliance,
+    reason: &str,
     provoke: impl FnOnce(&Appliance) -> anyhow::Result<()>,
 ) -> anyhow::Result<Value> {
     let counted = appliance.handshake_failures()?;
@@ -60,16 +62,17 @@ fn noted(
     let lines = appliance.events(event::HANDSHAKE_FAILED);
     ensure!(lines.len() == logged + 1, "one refusal, several lines: {lines:?}");
     ensure!(line["peer"].as_str().is_some_and(|peer| peer.starts_with("127.0.0.1:")), "{line}");
-    ensure!(line["reason"].as_str().is_some_and(|reason| !reason.is_empty()), "{line}");
+    ensure!(line["reason"] == reason, "{reason} was expected: {line}");
+    ensure!(appliance.counter(&format!("handshake_refused.{reason}"))? > 0);
     ensure!(origin.journal("request")?.is_empty(), "a refused caller reached the origin");
     Ok(line)
 }
 
 /// A caller with that certificate gets that alert, as openssl and as rustls see it, and is named in the log.
-fn certificate_refused(lab: &Lab, identity: Option<&str>, alert: u8) -> anyhow::Result<Value> {
+fn certificate_refused(lab: &Lab, identity: Option<&str>, alert: u8, reason: &str) -> anyhow::Result<Value> {
     let origin = lab.origin()?;
     let mut appliance = lab.appliance(&origin)?;
-    let line = noted(&origin, &mut appliance, |appliance| {
+    let line = noted(&origin, &mut appliance, reason, |appliance| {
         let session = openssl::s_client(lab, &Place::Here, appliance.address(), identity, &[], REQUEST)?;
         ensure!(session.alert() == Some(alert), "alert {:?} instead of {alert}: {session:?}", session.alert());
         ensure!(!session.stdout.contains("HTTP/1.1"), "{session:?}");
@@ -79,7 +82,7 @@ fn certificate_refused(lab: &Lab, identity: Option<&str>, alert: u8) -> anyhow::
         Some(name) => lab.tls(name)?,
         None => lab.tls_anonymous()?,
     };
-    noted(&origin, &mut appliance, |appliance| {
+    noted(&origin, &mut appliance, reason, |appliance| {
         let got = refusal(&Place::Here, appliance.address(), &tls)?;
         ensure!(got == Refusal::Alert(AlertDescription::from(alert)), "{got:?} instead of alert {alert}");
         Ok(())
@@ -95,18 +98,21 @@ fn names_subject(line: &Value, part: &str) -> anyhow::Result<()> {
 }
 
 fn a_caller_without_a_certificate_is_refused(lab: &Lab) -> anyhow::Result<()> {
-    certificate_refused(lab, None, CERTIFICATE_REQUIRED).map(drop)
+    certificate_refused(lab, None, CERTIFICATE_REQUIRED, "no_certificate").map(drop)
 }
 
 fn an_expired_certificate_is_refused(lab: &Lab) -> anyhow::Result<()> {
-    names_subject(&certificate_refused(lab, Some("client-expired"), CERTIFICATE_EXPIRED)?, "api.hangang.test")
+    names_subject(
+        &certificate_refused(lab, Some("client-expired"), CERTIFICATE_EXPIRED, "certificate_expired")?,
+        "api.hangang.test",
+    )
 }
 
 fn a_certificate_that_is_not_yet_valid_is_refused(lab: &Lab) -> anyhow::Result<()> {
     let origin = lab.origin()?;
     let mut appliance = lab.appliance(&origin)?;
     let tls = lab.tls("client-not-yet-valid")?;
-    let line = noted(&origin, &mut appliance, |appliance| {
+    let line = noted(&origin, &mut appliance, "certificate_not_yet_valid", |appliance| {
         let got = refusal(&Place::Here, appliance.address(), &tls)?;
         ensure!(matches!(got, Refusal::Alert(_)), "{got:?}");
         Ok(())
@@ -115,14 +121,17 @@ fn a_certificate_that_is_not_yet_valid_is_refused(lab: &Lab) -> anyhow::Result<(
 }
 
 fn a_certificate_of_another_authority_is_refused(lab: &Lab) -> anyhow::Result<()> {
-    names_subject(&certificate_refused(lab, Some("client-wrong-ca"), UNKNOWN_CA)?, "api.hangang.test")
+    names_subject(
+        &certificate_refused(lab, Some("client-wrong-ca"), UNKNOWN_CA, "certificate_unknown_ca")?,
+        "api.hangang.test",
+    )
 }
 
 fn a_certificate_without_client_auth_is_refused(lab: &Lab) -> anyhow::Result<()> {
     let origin = lab.origin()?;
     let mut appliance = lab.appliance(&origin)?;
     let tls = lab.tls("client-server-auth-only")?;
-    let line = noted(&origin, &mut appliance, |appliance| {
+    let line = noted(&origin, &mut appliance, "certificate_wrong_purpose", |appliance| {
         let got = refusal(&Place::Here, appliance.address(), &tls)?;
         ensure!(matches!(got, Refusal::Alert(_)), "{got:?}");
         Ok(())
@@ -143,12 +152,12 @@ fn a_certificate_without_client_auth_is_accepted_where_configured(lab: &Lab) -> 
 }
 
 fn an_unregistered_serial_number_is_refused(lab: &Lab) -> anyhow::Result<()> {
-    let line = certificate_refused(lab, Some("client-unregistered"), ACCESS_DENIED)?;
+    let line = certificate_refused(lab, Some("client-unregistered"), ACCESS_DENIED, "unregistered_serial_number")?;
     names_subject(&line, "api.nobody.test")
 }
 
 fn a_certificate_without_a_serial_number_is_refused(lab: &Lab) -> anyhow::Result<()> {
-    let line = certificate_refused(lab, Some("client-no-serial-number"), ACCESS_DENIED)?;
+    let line = certificate_refused(lab, Some("client-no-serial-number"), ACCESS_DENIED, "no_serial_number")?;
     names_subject(&line, "api.hangang.test")
 }
 
@@ -157,13 +166,13 @@ fn a_chain_without_its_intermediate_is_refused(lab: &Lab) -> anyhow::Result<()> 
     let end = chain.find("-----END CERTIFICATE-----").unwrap_or(0) + "-----END CERTIFICATE-----\n".len();
     std::fs::write(lab.path("client-leaf.pem"), &chain[..end])?;
     std::fs::copy(lab.path("client-p256.key"), lab.path("client-leaf.key"))?;
-    certificate_refused(lab, Some("client-leaf"), UNKNOWN_CA).map(drop)
+    certificate_refused(lab, Some("client-leaf"), UNKNOWN_CA, "certificate_unknown_ca").map(drop)
 }
 
 fn tls_1_2_is_refused_when_1_3_is_required(lab: &Lab) -> anyhow::Result<()> {
     let origin = lab.origin()?;
     let mut appliance = lab.appliance(&origin)?;
-    noted(&origin, &mut appliance, |appliance| {
+    noted(&origin, &mut appliance, "tls_version_not_accepted", |appliance| {
         let options = ["-tls1_2"];
         let session =
             openssl::s_client(lab, &Place::Here, appliance.address(), Some("client-p256"), &options, REQUEST)?;
@@ -208,16 +217,16 @@ fn only_alerts(answer: &[u8]) -> bool {
 fn garbage_instead_of_tls_is_refused(lab: &Lab) -> anyhow::Result<()> {
     let origin = lab.origin()?;
     let mut appliance = lab.appliance(&origin)?;
-    let garbage: [&[u8]; 5] = [
-        &[0; 64],
-        &[0xff; 300],
-        b"SSH-2.0-OpenSSH_9.2\r\n",
+    let garbage: [(&[u8], &str); 5] = [
+        (&[0; 64], "not_tls"),
+        (&[0xff; 300], "not_tls"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "not_tls"),
         // A handshake record whose content is none, and an application record before any handshake.
-        &[22, 3, 1, 0, 5, 1, 2, 3, 4, 5],
-        &[23, 3, 3, 0, 5, 1, 2, 3, 4, 5],
+        (&[22, 3, 1, 0, 5, 1, 2, 3, 4, 5], "not_tls"),
+        (&[23, 3, 3, 0, 5, 1, 2, 3, 4, 5], "peer_misbehaved"),
     ];
-    for bytes in garbage {
-        noted(&origin, &mut appliance, |appliance| {
+    for (bytes, reason) in garbage {
+        noted(&origin, &mut appliance, reason, |appliance| {
             let answer = bare(appliance, bytes)?;
             ensure!(only_alerts(&answer), "{bytes:?} was answered with {answer:?}");
             Ok(())
@@ -229,7 +238,7 @@ fn garbage_instead_of_tls_is_refused(lab: &Lab) -> anyhow::Result<()> {
 fn plain_http_is_refused(lab: &Lab) -> anyhow::Result<()> {
     let origin = lab.origin()?;
     let mut appliance = lab.appliance(&origin)?;
-    noted(&origin, &mut appliance, |appliance| {
+    noted(&origin, &mut appliance, "not_tls", |appliance| {
         let answer = bare(appliance, REQUEST.as_bytes())?;
         ensure!(only_alerts(&answer), "{:?}", String::from_utf8_lossy(&answer));
         Ok(())
@@ -248,11 +257,11 @@ fn half_a_client_hello_is_given_up_on(lab: &Lab) -> anyhow::Result<()> {
     let origin = lab.origin()?;
     let mut appliance = lab.appliance_with(&origin, |s| s.set("timeouts.handshake", "2s"))?;
     let begin = std::time::Instant::now();
-    noted(&origin, &mut appliance, |appliance| bare(appliance, &half_hello()).map(drop))?;
+    noted(&origin, &mut appliance, "handshake_timed_out", |appliance| bare(appliance, &half_hello()).map(drop))?;
     let took = begin.elapsed();
     ensure!(took < Duration::from_secs(10), "given up only after {took:?}");
     // The same when the caller closes before the deadline.
-    noted(&origin, &mut appliance, |appliance| {
+    noted(&origin, &mut appliance, "closed_during_handshake", |appliance| {
         let mut socket = tcp(&Place::Here, appliance.address())?;
         socket.write_all(&half_hello())?;
         Ok(())
@@ -273,7 +282,7 @@ fn a_silent_connection_is_given_up_on(lab: &Lab) -> anyhow::Result<()> {
 fn a_huge_handshake_is_refused(lab: &Lab) -> anyhow::Result<()> {
     let origin = lab.origin()?;
     let mut appliance = lab.appliance(&origin)?;
-    noted(&origin, &mut appliance, |appliance| {
+    noted(&origin, &mut appliance, "not_tls", |appliance| {
         let mut socket = tcp(&Place::Here, appliance.address())?;
         // A ClientHello that claims 16 MiB, in full records.
         let mut first = vec![22, 3, 1, 0x40, 0, 1, 0xff, 0xff, 0xff];

@@ -6,6 +6,8 @@ pub mod event {
     pub const READY: &str = "ready";
     /// A TLS handshake with a caller failed.
     pub const HANDSHAKE_FAILED: &str = "handshake_failed";
+    /// A connection was turned away before its handshake.
+    pub const CONNECTION_REFUSED: &str = "connection_refused";
     /// A request was answered: the access log.
     pub const REQUEST: &str = "request";
     /// A reload ended, well or not.
