@@ -211,17 +211,25 @@ fn fuzzing(workspace: &Workspace, arguments: &TestArguments) -> Result<Stage> {
         targets.retain(|target| target.contains(filter));
     }
     let mut reading = Reading::default();
-    if !targets.is_empty() {
-        for run in fuzz::fuzz(workspace, &targets, FUZZ_SECONDS)? {
-            if matches!(run.ended, fuzz::Ended::Holds) {
-                reading.passed += 1;
-            } else {
-                reading.failed += 1;
-                reading.failures.push(run.target);
+    let runs = if targets.is_empty() { Ok(Vec::new()) } else { fuzz::fuzz(workspace, &targets, FUZZ_SECONDS) };
+    let outcome = match runs {
+        Ok(runs) => {
+            for run in runs {
+                if matches!(run.ended, fuzz::Ended::Holds) {
+                    reading.passed += 1;
+                } else {
+                    reading.failed += 1;
+                    reading.failures.push(run.target);
+                }
             }
+            Outcome::Ran(reading)
         }
-    }
-    Ok(Stage { name: "fuzz".to_owned(), outcome: Outcome::Ran(reading) })
+        Err(error) => {
+            note(format!("{error:#}"));
+            Outcome::Broke(reading, error.to_string())
+        }
+    };
+    Ok(Stage { name: "fuzz".to_owned(), outcome })
 }
 
 fn native(bench: &Bench, arguments: &TestArguments, strict: bool) -> Result<Stage> {
