@@ -209,7 +209,7 @@ keys! {
         "Paths that go to other origins, the longest prefix first; whole segments are compared. With routes, a path with dot segments or encoded slashes is refused.";
     SITES_UPGRADE: List<Text<String>> = "sites"."upgrade",
         List { item: UPGRADE, may_be_empty: true, example: "[\"websocket\"]" }, Default("[]"),
-        "Protocols that a client may change to (RFC 9110 7.8).";
+        "Protocols that callers may switch to by Upgrade; what follows is passed through as it is, in both directions.";
     SITES_CERTIFICATE: Text<String> = "sites"."certificate", PATH, Otherwise("`tls.certificate`"),
         "The site's own server certificate chain, PEM, leaf first.";
     SITES_KEY: Text<String> = "sites"."key", PATH, Otherwise("`tls.key`"),
@@ -295,6 +295,8 @@ keys! {
         "Between two requests on a client connection.";
     TIMEOUTS_BODY: Span = "timeouts"."body", up_to(3600), Default("\"30s\""),
         "Between two advances of a body, in either direction.";
+    TIMEOUTS_TUNNEL_IDLE: Span = "timeouts"."tunnel_idle", up_to(86_400), Default("\"10m\""),
+        "How long nothing may move in either direction of a tunnel (`upgrade` of a site).";
     TIMEOUTS_CONNECT: Span = "timeouts"."connect", up_to(300), Default("\"5s\""),
         "TCP and TLS towards the API server.";
     TIMEOUTS_RESPONSE: Span = "timeouts"."response", up_to(3600), Default("\"60s\""),

@@ -365,6 +365,8 @@ pub struct Timeouts {
     pub idle: Duration,
     /// Between two advances of a body or of writing it.
     pub body: Duration,
+    /// Without a byte in either direction of a tunnel.
+    pub tunnel_idle: Duration,
     /// TCP and TLS towards the origin.
     pub connect: Duration,
     /// End of the request to the head of the origin's response.

@@ -374,6 +374,7 @@ impl<'t> Reader<'t> {
         let header = self.value(&keys::TIMEOUTS_HEADER);
         let idle = self.value(&keys::TIMEOUTS_IDLE);
         let body = self.value(&keys::TIMEOUTS_BODY);
+        let tunnel_idle = self.value(&keys::TIMEOUTS_TUNNEL_IDLE);
         let connect = self.value(&keys::TIMEOUTS_CONNECT);
         let response = self.value(&keys::TIMEOUTS_RESPONSE);
         let origin_idle = self.value(&keys::TIMEOUTS_ORIGIN_IDLE);
@@ -383,6 +384,7 @@ impl<'t> Reader<'t> {
             header: header?,
             idle: idle?,
             body: body?,
+            tunnel_idle: tunnel_idle?,
             connect: connect?,
             response: response?,
             origin_idle: origin_idle?,

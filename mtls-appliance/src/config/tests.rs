@@ -109,6 +109,7 @@ handshake = "500ms"
 header = "1s"
 idle = "2m"
 body = "1s"
+tunnel_idle = "1h"
 connect = "1s"
 response = "1h"
 origin_idle = "1s"
@@ -160,6 +161,7 @@ fn the_least_configuration_gets_the_defaults() {
     assert_eq!(config.limits.body_bytes, u64::MAX);
     assert_eq!(config.timeouts.handshake, Duration::from_secs(10));
     assert_eq!(config.timeouts.idle, Duration::from_secs(60));
+    assert_eq!(config.timeouts.tunnel_idle, Duration::from_secs(600));
     assert!(config.log_file.is_none());
 }
 
@@ -370,6 +372,7 @@ fn what_sites_say_has_to_lead_somewhere_and_not_to_two_places() {
         ("[sites.a]\nhosts = [\"a.test\"]\nhost = \"b\"\n", "sites.a.host", "did you mean `hosts`?"),
         ("[sites.a]\nhosts = [\"a.test\"]\nkey = \"k\"\n", "sites.a.certificate", "is missing: there is a key"),
         ("[sites.a]\nhosts = [\"a.test\"]\nupgrade = [\"h2c\"]\n", "sites.a.upgrade[0]", "that nobody checks"),
+        ("[sites.a]\nhosts = [\"a.test\"]\nupgrade = [\"x\", \"web socket\"]\n", "sites.a.upgrade[1]", "not the name"),
         (
             "[sites.a]\nhosts = [\"a.test\"]\nroutes = [{ prefix = \"/x/\", origin = \"b\" }]\n",
             "sites.a.routes[0].prefix",

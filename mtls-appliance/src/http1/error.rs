@@ -130,7 +130,8 @@ with_head_faults! { fault_enum [
     StatusLine 502 "malformed_status_line" "the status line is not `version SP 3DIGIT SP reason`";
     Version 502 "unsupported_version" "the version is neither HTTP/1.1 nor HTTP/1.0";
     Status 502 "invalid_status" "the status code is outside 100 to 599";
-    Upgrade 502 "unrequested_upgrade" "101 without a forwarded Upgrade";
+    Upgrade 502 "unrequested_upgrade" "101 without Upgrade having been passed on";
+    Protocol 502 "upgrade_not_offered" "101 that does not name, as it must, a protocol that was asked for";
 }
 
 impl ResponseError {

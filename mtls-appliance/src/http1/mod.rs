@@ -4,7 +4,7 @@
 //!
 //! 1. [`parse_request_with`] on the client's buffer until it gives a [`RequestHead`] or a [`RequestError`];
 //! 2. [`write_request`] gives the head for the origin: hop-by-hop fields removed, reserved names removed, the identity
-//!    block injected, in this order;
+//!    block injected, in this order; of an Upgrade what [`RequestHead::offer`] leaves;
 //! 3. the body, by [`RequestHead::framing`]: so many bytes, or [`ChunkDecoder`] step by step;
 //! 4. [`parse_response_with`] on the origin's buffer, [`ResponseHead::plan`], [`write_response`], and the body again;
 //! 5. where anything is refused, an [`OwnResponse`] with the reason's status, and the end of the connection.
@@ -34,6 +34,7 @@ mod response;
 mod rewrite;
 mod scan;
 mod target;
+mod upgrade;
 
 #[cfg(test)]
 mod tests;
@@ -48,6 +49,7 @@ pub use response::{Disposition, Exchange, ResponseHead, ResponsePlan, parse_resp
 pub use rewrite::{RewriteOptions, write_request};
 pub use scan::HeadScanner;
 pub use target::TargetForm;
+pub use upgrade::{Offer, ProtocolNameError, check_protocol_name};
 
 /// Decides which field names are removed from a client's head and trailers.
 pub trait NameFilter {

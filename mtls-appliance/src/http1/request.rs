@@ -357,7 +357,7 @@ impl RequestHead {
         self.expect_continue
     }
 
-    /// The value of a valid Upgrade (one field, nominated, HTTP/1.1). It is passed on only on demand.
+    /// The value of a valid Upgrade (one field, nominated, HTTP/1.1). What of it goes on is [`Self::offer`]'s to say.
     #[must_use]
     pub fn upgrade<'a>(&self, buf: &'a [u8]) -> Option<&'a [u8]> {
         self.upgrade.map(|span| span.bytes(buf))
@@ -380,14 +380,9 @@ impl RequestHead {
         self.fields.len()
     }
 
-    /// What the response's framing depends on. `upgrade`: whether the Upgrade field was passed on.
+    /// What the response's framing depends on. `upgrade`: the value of the Upgrade field that was passed on, empty for none.
     #[must_use]
-    pub fn exchange(&self, upgrade: bool) -> Exchange {
-        Exchange {
-            method: self.method,
-            client_version: self.version,
-            client_keep_alive: self.keep_alive,
-            upgrade: upgrade && self.upgrade.is_some(),
-        }
+    pub fn exchange<'a>(&self, upgrade: &'a [u8]) -> Exchange<'a> {
+        Exchange { method: self.method, client_version: self.version, client_keep_alive: self.keep_alive, upgrade }
     }
 }

@@ -65,13 +65,23 @@ pub fn write_response(
     if let Some(date) = options.date.filter(|_| !head.has_date && plan.disposition == Disposition::Final) {
         write_line(b"Date: ", date.as_bytes(), out);
     }
-    if plan.disposition == Disposition::Tunnel {
-        write_line(b"Upgrade: ", head.upgrade.map(|span| span.bytes(buf)).unwrap_or_default(), out);
-        out.extend_from_slice(b"Connection: upgrade\r\n");
-    } else if plan.close_client {
-        out.extend_from_slice(b"Connection: close\r\n");
-    } else if plan.announce_keep_alive {
-        out.extend_from_slice(b"Connection: keep-alive\r\n");
+    let switching = plan.disposition == Disposition::Tunnel;
+    // Of the next hop's offers to upgrade only that without which a 426 has no sense (RFC 9110 15.5.22).
+    let upgrade = head.upgrade.filter(|_| switching || head.status() == 426);
+    if let Some(protocols) = upgrade {
+        write_line(b"Upgrade: ", protocols.bytes(buf), out);
+    }
+    let persistence: &[u8] = match (plan.close_client, plan.announce_keep_alive) {
+        _ if switching => b"",
+        (true, _) => b"close",
+        (false, true) => b"keep-alive",
+        (false, false) => b"",
+    };
+    match (upgrade, persistence) {
+        (None, b"") => {}
+        (None, option) => write_line(b"Connection: ", option, out),
+        (Some(_), b"") => write_line(b"Connection: ", b"Upgrade", out),
+        (Some(_), option) => write_line(b"Connection: Upgrade, ", option, out),
     }
     out.extend_from_slice(options.extra);
     out.extend_from_slice(b"\r\n");

@@ -9,19 +9,20 @@ use super::field::{FieldKind, Fields, Span, values};
 use super::head::{BodyFraming, HeadLimits, Survey, Version, diagnose_bytes, diagnose_fields, with_field_slots};
 use super::request::Method;
 use super::scan::{HeadScanner, ScanFault};
+use super::upgrade::was_offered;
 
 /// What a response's framing and the client's connection depend on: taken from the request by
 /// [`super::RequestHead::exchange`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Exchange {
+pub struct Exchange<'a> {
     /// The request's method.
     pub method: Method,
     /// The client's version.
     pub client_version: Version,
     /// Whether the client wants the connection to persist.
     pub client_keep_alive: bool,
-    /// Whether an Upgrade was passed on.
-    pub upgrade: bool,
+    /// The value of the Upgrade field that was passed on; empty: none was.
+    pub upgrade: &'a [u8],
 }
 
 /// A response head that passed every check, as spans into the buffer that it was parsed from.
@@ -46,7 +47,7 @@ pub struct ResponseHead {
 /// The reason to answer 502 and to destroy the origin connection.
 pub fn parse_response(
     buf: &[u8],
-    exchange: &Exchange,
+    exchange: &Exchange<'_>,
     limits: &HeadLimits,
 ) -> Result<Option<ResponseHead>, ResponseError> {
     parse_response_with(&mut HeadScanner::new(), buf, exchange, limits)
@@ -59,7 +60,7 @@ pub fn parse_response(
 pub fn parse_response_with(
     scanner: &mut HeadScanner,
     buf: &[u8],
-    exchange: &Exchange,
+    exchange: &Exchange<'_>,
     limits: &HeadLimits,
 ) -> Result<Option<ResponseHead>, ResponseError> {
     let bounds = match scanner.scan(buf, limits.head_bytes, false) {
@@ -89,7 +90,7 @@ fn interpret(
     buf: &[u8],
     head_len: usize,
     response: &httparse::Response<'_, '_>,
-    exchange: &Exchange,
+    exchange: &Exchange<'_>,
 ) -> Result<ResponseHead, ResponseError> {
     let status = response.code.unwrap_or_default();
     if !(100..=599).contains(&status) {
@@ -101,8 +102,12 @@ fn interpret(
 
     let mut upgrades = fields.iter().filter(|field| field.kind == FieldKind::Upgrade);
     let upgrade = upgrades.next().filter(|_| upgrades.next().is_none()).map(|field| field.value_span());
-    if status == 101 && !(exchange.upgrade && upgrade.is_some() && survey.upgrade) {
-        return Err(ResponseError::Upgrade);
+    // RFC 9110 15.2: no HTTP/1.0 recipient or sender knows 1xx.
+    let switched = version == Version::Http11
+        && survey.upgrade
+        && upgrade.is_some_and(|switched| was_offered(switched.bytes(buf), exchange.upgrade));
+    if status == 101 && !switched {
+        return Err(if exchange.upgrade.is_empty() { ResponseError::Upgrade } else { ResponseError::Protocol });
     }
     // RFC 9112 6.3, items 1 and 8.
     let declared = survey.framing();
@@ -194,7 +199,7 @@ impl ResponseHead {
     /// What to do with this response. `closing`: the client's connection is to end after it (draining, a limit reached,
     /// a request body that was not read to its end).
     #[must_use]
-    pub fn plan(&self, exchange: &Exchange, closing: bool) -> ResponsePlan {
+    pub fn plan(&self, exchange: &Exchange<'_>, closing: bool) -> ResponsePlan {
         let old_client = exchange.client_version == Version::Http10;
         let disposition = match self.status {
             101 => Disposition::Tunnel,

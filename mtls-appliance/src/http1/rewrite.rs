@@ -15,8 +15,8 @@ use super::request::RequestHead;
 pub struct RewriteOptions<'a> {
     /// The `received-by` of our Via entry, a host or pseudonym; `None` writes no entry.
     pub via: Option<&'a str>,
-    /// Pass the client's Upgrade on.
-    pub upgrade: bool,
+    /// The value of Upgrade, as by [`super::Offer::protocols`]; empty: none goes on.
+    pub upgrade: &'a [u8],
     /// Pass `Expect: 100-continue` on; otherwise the shell answers it.
     pub expect: bool,
     /// Host for a request that names none, which only HTTP/1.0 may.
@@ -27,7 +27,7 @@ pub struct RewriteOptions<'a> {
 
 impl Default for RewriteOptions<'_> {
     fn default() -> Self {
-        Self { via: None, upgrade: false, expect: true, default_host: "", close: false }
+        Self { via: None, upgrade: b"", expect: true, default_host: "", close: false }
     }
 }
 
@@ -60,7 +60,7 @@ pub fn write_request(
             field.write(buf, out);
         }
     }
-    write_own_fields(head, buf, options, out);
+    write_own_fields(head, options, out);
     out.extend_from_slice(identity_block);
     out.extend_from_slice(b"\r\n");
 }
@@ -81,7 +81,7 @@ fn write_request_line(head: &RequestHead, buf: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(b" HTTP/1.1\r\n");
 }
 
-fn write_own_fields(head: &RequestHead, buf: &[u8], options: &RewriteOptions<'_>, out: &mut Vec<u8>) {
+fn write_own_fields(head: &RequestHead, options: &RewriteOptions<'_>, out: &mut Vec<u8>) {
     match head.framing() {
         BodyFraming::Length(length) => {
             out.extend_from_slice(b"Content-Length: ");
@@ -106,25 +106,24 @@ fn write_own_fields(head: &RequestHead, buf: &[u8], options: &RewriteOptions<'_>
         out.extend_from_slice(via.as_bytes());
         out.extend_from_slice(b"\r\n");
     }
-    let upgrade = head.upgrade(buf).filter(|_| options.upgrade);
-    if let Some(protocol) = upgrade {
+    if !options.upgrade.is_empty() {
         out.extend_from_slice(b"Upgrade: ");
-        out.extend_from_slice(protocol);
+        out.extend_from_slice(options.upgrade);
         out.extend_from_slice(b"\r\n");
     }
     if head.te_trailers {
         out.extend_from_slice(b"TE: trailers\r\n");
     }
     // Upgrade and TE are for the next hop alone and so must be nominated (RFC 9110 7.8, 10.1.4).
-    let connection: &[u8] = match (options.close, upgrade.is_some(), head.te_trailers) {
+    let connection: &[u8] = match (options.close, !options.upgrade.is_empty(), head.te_trailers) {
         (false, false, false) => return,
         (true, false, false) => b"Connection: close\r\n",
-        (true, true, false) => b"Connection: close, upgrade\r\n",
+        (true, true, false) => b"Connection: close, Upgrade\r\n",
         (true, false, true) => b"Connection: close, TE\r\n",
-        (true, true, true) => b"Connection: close, upgrade, TE\r\n",
-        (false, true, false) => b"Connection: upgrade\r\n",
+        (true, true, true) => b"Connection: close, Upgrade, TE\r\n",
+        (false, true, false) => b"Connection: Upgrade\r\n",
         (false, false, true) => b"Connection: TE\r\n",
-        (false, true, true) => b"Connection: upgrade, TE\r\n",
+        (false, true, true) => b"Connection: Upgrade, TE\r\n",
     };
     out.extend_from_slice(connection);
 }

@@ -82,6 +82,8 @@ pub struct KernelSession {
     tls13: bool,
     /// A KeyUpdate that we owe the peer; sent before the next data.
     owes_key_update: bool,
+    /// We have said close_notify: nothing may follow it, and no answer to a KeyUpdate either.
+    silent: bool,
     /// This kernel refused to renew a key: the connection is retired in good time instead.
     cannot_rekey: bool,
     key_updates: u32,
@@ -134,6 +136,7 @@ impl KernelSession {
             control: ControlReader::new(Expected { tls13, peer_is_server }),
             tls13,
             owes_key_update: false,
+            silent: false,
             cannot_rekey: false,
             key_updates: 0,
             records_sent: 0,
@@ -163,10 +166,18 @@ impl KernelSession {
         }
     }
 
+    /// Application data was taken from the socket by splice.
+    ///
+    /// # Errors
+    /// It must not come here, see [`ControlReader::data`].
+    pub fn spliced(&mut self) -> Result<(), KernelError> {
+        Ok(self.control.data()?)
+    }
+
     fn control_record(&mut self, socket: BorrowedFd<'_>, kind: u8, payload: &[u8]) -> Result<Received, KernelError> {
         let mut received = Received::Control;
         self.control_records += 1;
-        let Self { keys, suite, control, owes_key_update, key_updates, cannot_rekey, keys_renewed, .. } = self;
+        let Self { keys, suite, control, owes_key_update, silent, key_updates, cannot_rekey, keys_renewed, .. } = self;
         control.read(kind, payload, |message| match message {
             Control::Ignored => Ok(()),
             Control::CloseNotify => {
@@ -188,7 +199,7 @@ impl KernelSession {
                     other => other,
                 })?;
                 *keys_renewed += 1;
-                *owes_key_update |= requested;
+                *owes_key_update |= requested && !*silent;
                 Ok(())
             }
         })?;
@@ -251,8 +262,11 @@ impl KernelSession {
     ///
     /// # Errors
     /// `WouldBlock` when the socket takes nothing now.
-    pub fn send_close_notify(socket: BorrowedFd<'_>) -> io::Result<()> {
-        sys::send(socket, record::ALERT, &[1, record::CLOSE_NOTIFY]).map(|_| ())
+    pub fn send_close_notify(&mut self, socket: BorrowedFd<'_>) -> io::Result<()> {
+        sys::send(socket, record::ALERT, &[1, record::CLOSE_NOTIFY])?;
+        self.silent = true;
+        self.owes_key_update = false;
+        Ok(())
     }
 
     /// Sends a fatal alert; best effort, for a connection that is given up.

@@ -99,6 +99,17 @@ pub enum Read {
     Closed,
 }
 
+/// What an attempt to fill a pipe gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Filled {
+    /// So many bytes are in the pipe.
+    Bytes(usize),
+    /// A control record (or the end of the stream) is next, which [`Channel::read`] must take.
+    Control,
+    /// Nothing is there now.
+    Nothing,
+}
+
 enum Records {
     Kernel(Box<KernelSession>),
     User(Box<Session>),
@@ -111,7 +122,10 @@ pub struct Channel {
     /// Plaintext that came along with the handshake.
     early: RefCell<Vec<u8>>,
     not_offloaded: Option<Arc<NotOffloaded>>,
+    /// The peer has said close_notify.
     closed: Cell<bool>,
+    /// We have said close_notify.
+    finished: Cell<bool>,
     counters: Arc<Counters>,
 }
 
@@ -134,6 +148,7 @@ impl Channel {
             early: RefCell::new(early),
             not_offloaded: None,
             closed: Cell::new(false),
+            finished: Cell::new(false),
             counters,
         }
     }
@@ -146,6 +161,7 @@ impl Channel {
             early: RefCell::new(Vec::new()),
             not_offloaded: Some(Arc::new(why)),
             closed: Cell::new(false),
+            finished: Cell::new(false),
             counters,
         }
     }
@@ -161,6 +177,11 @@ impl Channel {
     /// Why not.
     pub fn offloaded(&self) -> Result<(), Arc<NotOffloaded>> {
         self.not_offloaded.clone().map_or(Ok(()), Err)
+    }
+
+    /// Whether the peer has said close_notify, and that has been read.
+    pub fn peer_closed(&self) -> bool {
+        self.closed.get()
     }
 
     /// The session's key is near its limit and cannot be renewed.
@@ -422,13 +443,30 @@ impl Channel {
         patience: Patience,
     ) -> Result<Option<usize>, ChannelError> {
         loop {
-            match self.tcp.try_io(Interest::READABLE, || pipe.fill(self.tcp.as_fd(), limit)) {
-                Ok(0) => return Ok(None),
-                Ok(n) => return Ok(Some(n)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable(patience).await?,
-                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Ok(None),
-                Err(error) => return Err(error.into()),
+            match self.try_splice_into(pipe, limit)? {
+                Filled::Bytes(n) => return Ok(Some(n)),
+                Filled::Control => return Ok(None),
+                Filled::Nothing => self.readable(patience).await?,
             }
+        }
+    }
+
+    /// As [`Self::splice_into`], without waiting.
+    ///
+    /// # Errors
+    /// See [`ChannelError`].
+    pub fn try_splice_into(&self, pipe: &mut Pipe, limit: usize) -> Result<Filled, ChannelError> {
+        match self.tcp.try_io(Interest::READABLE, || pipe.fill(self.tcp.as_fd(), limit)) {
+            Ok(0) => Ok(Filled::Control),
+            Ok(n) => {
+                if let Records::Kernel(session) = &mut *self.records.borrow_mut() {
+                    session.spliced()?;
+                }
+                Ok(Filled::Bytes(n))
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Filled::Nothing),
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(Filled::Control),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -472,7 +510,7 @@ impl Channel {
     /// destroy bytes that the peer has not read yet.
     pub async fn close(self, deadline: Instant) {
         let patience = Patience::Until(deadline);
-        if self.say_close_notify(patience).await.is_err() {
+        if self.finish(patience).await.is_err() {
             return self.abort();
         }
         if shutdown(&self.tcp, Shutdown::Write).is_err() {
@@ -509,21 +547,28 @@ impl Channel {
         }
     }
 
-    async fn say_close_notify(&self, patience: Patience) -> Result<(), ChannelError> {
+    /// Says close_notify, once: nothing can be sent afterwards, while the peer may go on.
+    ///
+    /// # Errors
+    /// See [`ChannelError`].
+    pub async fn finish(&self, patience: Patience) -> Result<(), ChannelError> {
         self.flush(patience).await?;
-        loop {
+        while !self.finished.get() {
             match &mut *self.records.borrow_mut() {
-                Records::Kernel(_) => {
-                    let sent =
-                        self.tcp.try_io(Interest::WRITABLE, || KernelSession::send_close_notify(self.tcp.as_fd()));
+                Records::Kernel(session) => {
+                    let sent = self.tcp.try_io(Interest::WRITABLE, || session.send_close_notify(self.tcp.as_fd()));
                     match sent {
-                        Ok(()) => return Ok(()),
+                        Ok(()) => {
+                            self.finished.set(true);
+                            break;
+                        }
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                         Err(error) => return Err(error.into()),
                     }
                 }
                 Records::User(session) => {
                     session.close()?;
+                    self.finished.set(true);
                     break;
                 }
             }

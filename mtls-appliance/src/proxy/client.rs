@@ -20,6 +20,7 @@ use super::exchange::{Failure, Next, Outcome, Request};
 use super::origin::{self, ConnectError};
 use super::report::{self, RequestLine, Subject, Tally};
 use super::routing::{self, RouteFault};
+use super::tunnel;
 use super::upstream::Upstream;
 use super::worker::Worker;
 use crate::app::{Live, Phase, Shared};
@@ -84,7 +85,7 @@ struct Refused {
 }
 
 /// Who is at the other end, as long as [`Live::generation`] stays what it was.
-struct Caller {
+pub(super) struct Caller {
     identity: ClientIdentity,
     organisation: Arc<Organisation>,
     connection: ConnectionFacts,
@@ -114,6 +115,24 @@ impl Caller {
     /// Holds the caller against the present configuration: trust that was withdrawn reaches live connections, and a
     /// certificate that has expired meanwhile is no longer good.
     fn check(&mut self, live: &Live) -> Result<(), Refused> {
+        if let Some((identity, organisation)) = self.verify(live, self.generation)? {
+            *self = Self::new(live, identity, organisation, self.connection.clone())?;
+        }
+        Ok(())
+    }
+
+    /// The same in the midst of a request whose head told the origin who calls; `checked` is the generation for which
+    /// this held before.
+    pub(super) fn still_good(&self, live: &Live, checked: u64) -> Result<(), &'static str> {
+        match self.verify(live, checked) {
+            Ok(Some((_, organisation))) if organisation.codes != self.organisation.codes => Err("organisation_changed"),
+            Ok(_) => Ok(()),
+            Err(refused) => Err(refused.reason),
+        }
+    }
+
+    /// Who the caller is now; `None` if nothing has changed since `checked`.
+    fn verify(&self, live: &Live, checked: u64) -> Result<Option<(ClientIdentity, Arc<Organisation>)>, Refused> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         if i64::try_from(now.as_secs()).is_ok_and(|now| now > self.identity.not_after) {
             return Err(Refused {
@@ -122,21 +141,14 @@ impl Caller {
                 subject: Some(self.identity.subject_dn.clone()),
             });
         }
-        if self.generation == live.generation {
-            return Ok(());
+        if checked == live.generation {
+            return Ok(None);
         }
         let leaf = CertificateDer::from(self.identity.certificate());
         let others: Vec<_> = self.identity.intermediates().map(CertificateDer::from).collect();
-        let checked = live.verifier.check(&leaf, &others, UnixTime::since_unix_epoch(now));
-        match checked {
-            Ok((identity, organisation)) => {
-                *self = Self::new(live, identity, organisation, self.connection.clone())?;
-                Ok(())
-            }
-            Err((error, refusal)) => {
-                Err(Refused { reason: refusal.reason, detail: error.to_string(), subject: refusal.subject })
-            }
-        }
+        live.verifier.check(&leaf, &others, UnixTime::since_unix_epoch(now)).map(Some).map_err(|(error, refusal)| {
+            Refused { reason: refusal.reason, detail: error.to_string(), subject: refusal.subject }
+        })
     }
 }
 
@@ -403,12 +415,13 @@ impl ClientSession<'_> {
             line.site = Some(&site.name);
             line.origin = Some(&upstream.config.name);
             let mut origin_head = Vec::new();
+            let offer = tunnel::offer(&head, self.buffer.filled(), &site.upgrade, closing, &self.shared.counters);
             let options = RewriteOptions {
                 via: Some(PSEUDONYM),
-                upgrade: false,
+                upgrade: offer.protocols(),
                 expect: true,
                 default_host: &upstream.config.server_name,
-                close: upstream.config.pool == PoolMode::Off,
+                close: upstream.config.pool == PoolMode::Off && offer.protocols().is_empty(),
             };
             write_request(
                 &head,
@@ -426,7 +439,9 @@ impl ClientSession<'_> {
                 upstream,
                 who: caller.identity.fingerprint,
                 client: &self.channel,
+                caller: &caller,
                 head: &head,
+                upgrade: offer.protocols(),
                 origin_head,
                 closing,
             };

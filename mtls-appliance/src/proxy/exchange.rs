@@ -14,10 +14,12 @@ use tokio::time::{Instant, timeout};
 
 use super::buffer::Buffer;
 use super::channel::{Channel, ChannelError, Patience, Read};
+use super::client::Caller;
 use super::date;
 use super::origin::response_patience;
 use super::pool::{Errand, Lease, Link, Pool};
 use super::relay::{Moved, Relay, RelayError};
+use super::tunnel::Tunnel;
 use super::upstream::{Mishap, Upstream, Witness};
 use crate::app::{Live, Shared};
 use crate::config::PoolMode;
@@ -82,12 +84,17 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    fn client(reason: &'static str, status: u16) -> Self {
+    pub(super) fn client(reason: &'static str, status: u16) -> Self {
         Self { blame: "client", reason, status }
     }
 
-    fn origin(reason: &'static str, status: u16) -> Self {
+    pub(super) fn origin(reason: &'static str, status: u16) -> Self {
         Self { blame: "origin", reason, status }
+    }
+
+    /// Nobody's fault: we ended it.
+    pub(super) fn own(reason: &'static str) -> Self {
+        Self { blame: "appliance", reason, status: 0 }
     }
 }
 
@@ -101,7 +108,10 @@ pub(super) struct Request<'a> {
     /// SHA-256 of the client's certificate.
     pub(super) who: Witness,
     pub(super) client: &'a Channel,
+    pub(super) caller: &'a Caller,
     pub(super) head: &'a RequestHead,
+    /// The value of the Upgrade field that the origin gets; empty: none.
+    pub(super) upgrade: &'a [u8],
     /// The head for the origin, as written by [`crate::http1::write_request`].
     pub(super) origin_head: Vec<u8>,
     /// The client's connection ends after this request.
@@ -151,6 +161,12 @@ impl Request<'_> {
             session = Some(link.channel.offloaded());
             address = Some(server.address);
             match self.attempt(&mut link, buffer, &up, &down).await {
+                Ok(Done { status, switched: Some(head), .. }) => {
+                    errand.answered(server);
+                    // Tunnels are few and long-lived: what they need shall not weigh on every connection.
+                    let (failure, next) = Box::pin(self.tunnel(link, head, (buffer, &up), &down)).await;
+                    return outcome(Some(status), failure, next, session, address);
+                }
                 Ok(done) => {
                     errand.answered(server);
                     if done.reuse_origin && link.buffer.is_empty() && !link.channel.must_retire() {
@@ -255,8 +271,12 @@ impl Request<'_> {
                                     return Err(answer.broken(failure, false, false));
                                 }
                             }
+                            Disposition::Tunnel if finished => {
+                                let switched = Some(answer.take(&found, &plan));
+                                return Ok(Done { status: 101, close_client: true, reuse_origin: false, switched });
+                            }
                             Disposition::Tunnel => {
-                                let failure = Failure::origin("upgrade_not_asked_for", 502);
+                                let failure = Failure::origin("switched_before_the_request", 502);
                                 return Err(answer.broken(failure, false, false));
                             }
                         }
@@ -308,6 +328,7 @@ impl Request<'_> {
                 status,
                 close_client: plan.close_client || !in_step,
                 reuse_origin: plan.reuse_origin && in_step,
+                switched: None,
             }),
             Err(error) => {
                 let failure = match &error {
@@ -317,6 +338,31 @@ impl Request<'_> {
                 Err(Broken::During { failure, status })
             }
         }
+    }
+
+    /// Carries the bytes of another protocol until the end of both connections; that of the client is left to the caller.
+    async fn tunnel(
+        &self,
+        mut link: Link,
+        head: Vec<u8>,
+        (buffer, up): (&mut Buffer, &Cell<Moved>),
+        down: &Cell<Moved>,
+    ) -> (Option<Failure>, Next) {
+        let tunnel = Tunnel {
+            shared: self.shared,
+            live: self.live,
+            caller: self.caller,
+            client: self.client,
+            origin: &link.channel,
+            splice_from: self.splice_from(&link.channel),
+        };
+        let end = tunnel.run(head, (buffer, up), (&mut link.buffer, down)).await;
+        if end.origin_whole {
+            link.close();
+        } else {
+            link.channel.abort();
+        }
+        (end.failure, if end.client_whole { Next::Close } else { Next::Abort })
     }
 
     /// From which length on bodies are spliced between these two sessions, or why none is.
@@ -334,6 +380,8 @@ struct Done {
     status: u16,
     close_client: bool,
     reuse_origin: bool,
+    /// The origin has switched protocols: the head that tells the client.
+    switched: Option<Vec<u8>>,
 }
 
 /// A failed upload that is the client's fault. One that is the origin's is no reason to stop reading its answer.
@@ -363,7 +411,7 @@ struct Answer<'a> {
     scanner: HeadScanner,
     limits: HeadLimits,
     body_bytes: u64,
-    exchange: Exchange,
+    exchange: Exchange<'a>,
     request_sent: Option<Instant>,
     interims: u32,
 }
@@ -378,7 +426,7 @@ impl<'a> Answer<'a> {
             scanner: HeadScanner::new(),
             limits: request.live.response_limits(),
             body_bytes: u64::MAX,
-            exchange: request.head.exchange(false),
+            exchange: request.head.exchange(request.upgrade),
             request_sent: None,
             interims: 0,
         }
@@ -428,13 +476,19 @@ impl<'a> Answer<'a> {
         if self.interims > MAX_INTERIM {
             return Err(Failure::origin("interim_response_flood", 502));
         }
-        let mut out = Vec::new();
-        write_response(head, self.buffer.filled(), plan, &self.options(&date::now()), &mut out);
-        self.buffer.consume(head.head_len());
+        let out = self.take(head, plan);
         if !out.is_empty() {
             self.client.write_all(&[&out], patience).await.map_err(|error| Failure::client(error.reason(), 0))?;
         }
         Ok(())
+    }
+
+    /// The head for the client; what the origin has sent behind it stays in the buffer.
+    fn take(&mut self, head: &ResponseHead, plan: &ResponsePlan) -> Vec<u8> {
+        let mut out = Vec::new();
+        write_response(head, self.buffer.filled(), plan, &self.options(&date::now()), &mut out);
+        self.buffer.consume(head.head_len());
+        out
     }
 
     fn options<'d>(&self, date: &'d str) -> ResponseOptions<'d> {
@@ -443,16 +497,14 @@ impl<'a> Answer<'a> {
 
     /// The relay of the answer's body, with the head pending.
     fn begin(
-        self,
+        mut self,
         head: &ResponseHead,
         plan: &ResponsePlan,
         patience: Patience,
         splice_from: Result<u64, DataPath>,
         moved: &'a Cell<Moved>,
     ) -> Relay<'a> {
-        let mut pending = Vec::new();
-        write_response(head, self.buffer.filled(), plan, &self.options(&date::now()), &mut pending);
-        self.buffer.consume(head.head_len());
+        let pending = self.take(head, plan);
         Relay {
             from: self.origin,
             buffer: self.buffer,

@@ -15,6 +15,7 @@ mod pool;
 mod relay;
 mod report;
 pub(crate) mod routing;
+mod tunnel;
 pub(crate) mod upstream;
 mod worker;
 

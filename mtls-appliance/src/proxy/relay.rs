@@ -10,9 +10,9 @@ use crate::ktls::splice::Pipe;
 use crate::telemetry::{Counters, DataPath};
 
 /// Most bytes that one splice call is asked for; the kernel gives at most a record at a time.
-const SPLICE_AT_ONCE: u64 = 1 << 20;
+pub(super) const SPLICE_AT_ONCE: u64 = 1 << 20;
 /// Splice rounds between two chances for other connections of this worker.
-const ROUNDS: u32 = 64;
+pub(super) const ROUNDS: u32 = 64;
 
 /// Who broke a body.
 #[derive(Debug)]

@@ -192,6 +192,7 @@ pub(super) fn request(
     if let Some(failure) = &outcome.failure {
         let class = match failure.blame {
             "client" => "request_refused",
+            "appliance" => "tunnel_ended",
             _ => "origin_failed",
         };
         shared.counters.refuse(class, failure.reason);

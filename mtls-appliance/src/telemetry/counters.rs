@@ -80,9 +80,15 @@ counters! {
     health_checks,
     /// Those of them that failed.
     health_checks_failed,
-    /// Body bytes moved by splice, in both directions.
+    /// Requests that became a tunnel (101 Switching Protocols).
+    tunnels_opened,
+    /// Tunnels open now.
+    tunnels_open,
+    /// Bytes that tunnels moved, in both directions.
+    tunnel_bytes,
+    /// Body and tunnel bytes moved by splice, in both directions.
     bytes_spliced,
-    /// Body bytes copied through userspace, in both directions.
+    /// Body and tunnel bytes copied through userspace, in both directions.
     bytes_copied,
     /// TLS control records consumed after the hand-over, by connections that have ended.
     control_records,

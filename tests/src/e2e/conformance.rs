@@ -9,6 +9,7 @@ mod connections;
 mod fields;
 mod messages;
 mod parsing;
+mod upgrade;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -36,6 +37,7 @@ use parsing::{
     a_request_names_one_host, limits_have_their_own_status, line_ends_and_whitespace_are_exact,
     the_framing_of_a_request_is_unambiguous,
 };
+use upgrade::{an_upgrade_goes_on_only_where_it_is_allowed, the_origin_switches_only_to_what_was_asked_for};
 
 cases!("conformance":
     hop_by_hop_fields_of_a_request_end_here,
@@ -53,6 +55,8 @@ cases!("conformance":
     a_malformed_response_is_a_502_and_ends_its_connection,
     limits_have_their_own_status,
     a_smuggled_request_is_never_a_request,
+    an_upgrade_goes_on_only_where_it_is_allowed,
+    the_origin_switches_only_to_what_was_asked_for,
 );
 
 /// What a smuggled request would ask for.

@@ -29,6 +29,7 @@ mod sites;
 mod soak;
 mod strictness;
 mod truncation;
+mod tunnels;
 mod upstreams;
 
 use std::process::ExitCode;
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         bodies::CASES,
         data_path::CASES,
         truncation::CASES,
+        tunnels::CASES,
         origin_faults::CASES,
         origin_tls::CASES,
         sites::CASES,

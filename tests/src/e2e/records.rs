@@ -19,7 +19,7 @@ cases!("records":
 );
 
 /// Whether a session can follow new keys here: always in userspace, in the kernel from 6.14 on.
-fn can_renew() -> anyhow::Result<bool> {
+pub(crate) fn can_renew() -> anyhow::Result<bool> {
     if Feature::Ktls.missing().is_some() {
         return Ok(true);
     }

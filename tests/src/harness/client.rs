@@ -4,7 +4,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail, ensure};
 use rustls::pki_types::pem::PemObject;
@@ -271,6 +271,61 @@ impl Client {
         }
     }
 
+    /// The next `length` bytes.
+    ///
+    /// # Errors
+    /// When the connection ends before.
+    pub fn take(&mut self, length: u64) -> anyhow::Result<Vec<u8>> {
+        let mut taken = Vec::new();
+        self.exactly(length, &mut |bytes| taken.extend_from_slice(bytes))?;
+        Ok(taken)
+    }
+
+    /// Sends the first `sent` pattern bytes and receives `received` bytes at the same time; says what these digest to.
+    ///
+    /// # Errors
+    /// When the connection ends before, or nothing moves for a minute.
+    pub fn both_ways(&mut self, sent: u64, received: u64) -> anyhow::Result<String> {
+        let mut digest = pattern::Sha256::default();
+        let early = self.buffer.len().min(usize::try_from(received)?);
+        digest.update(&self.buffer[..early]);
+        self.buffer.drain(..early);
+        let mut offset = 0;
+        let mut piece = vec![0; 64 * 1024];
+        self.stream.conn.set_buffer_limit(Some(piece.len()));
+        self.stream.sock.set_nonblocking(true)?;
+        let mut moved_at = Instant::now();
+        while offset < sent || digest.length() < received || self.stream.conn.wants_write() {
+            let mut moved = false;
+            let step = usize::try_from(sent - offset).unwrap_or(usize::MAX).min(piece.len());
+            pattern::fill(offset, &mut piece[..step]);
+            let taken = self.stream.conn.writer().write(&piece[..step])?;
+            offset += taken as u64;
+            if self.stream.conn.wants_write() {
+                moved |= advanced(self.stream.conn.write_tls(&mut self.stream.sock))?.is_some();
+            }
+            if digest.length() < received {
+                match advanced(self.stream.conn.read_tls(&mut self.stream.sock))? {
+                    Some(0) => bail!("the connection ended within a tunnel"),
+                    read => moved |= read.is_some(),
+                }
+                let plain = self.stream.conn.process_new_packets()?.plaintext_bytes_to_read();
+                let mut plain = vec![0; plain.min(usize::try_from(received - digest.length())?)];
+                self.stream.conn.reader().read_exact(&mut plain)?;
+                digest.update(&plain);
+            }
+            if moved {
+                moved_at = Instant::now();
+            } else {
+                ensure!(moved_at.elapsed() < PATIENCE, "nothing moves: {offset} sent, {} received", digest.length());
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        self.stream.conn.set_buffer_limit(None);
+        self.stream.sock.set_nonblocking(false)?;
+        Ok(digest.finish())
+    }
+
     /// Fails unless nothing arrives for that long and the connection stays open.
     ///
     /// # Errors
@@ -530,6 +585,14 @@ fn chain(folder: &Path, name: &str) -> anyhow::Result<Vec<CertificateDer<'static
     CertificateDer::pem_file_iter(&path)
         .and_then(Iterator::collect)
         .with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// `None` where the socket had nothing to give or to take.
+fn advanced(result: io::Result<usize>) -> io::Result<Option<usize>> {
+    match result {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+        result => result.map(Some),
+    }
 }
 
 fn is_timeout(error: &io::Error) -> bool {

@@ -113,7 +113,8 @@ impl Origin {
         Ok(self.journal("request")?.iter().filter(|line| target(line).as_deref() == Some(path)).count())
     }
 
-    /// What the scripted origin noted of one kind: `connection`, `request`, `body`, `broken`, `malformed`, `end`.
+    /// What the scripted origin noted of one kind: `connection`, `request`, `body`, `tunnel`, `broken`,
+    /// `malformed`, `end`.
     ///
     /// # Errors
     /// When its log cannot be read.

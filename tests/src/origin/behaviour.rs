@@ -5,8 +5,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use super::journal::{Journal, head_as_json};
+use super::tunnel;
 use super::wire::{How, Request, Wire};
 use crate::http::Framing;
 use crate::pattern;
@@ -73,6 +75,7 @@ pub(super) async fn answer(
         }
         "drop" => return Ok(Next::Close(how)),
         "unless-sick" if journal.sick() => return Ok(Next::Close(how)),
+        "tunnel" => return tunnel::serve(wire, &target, connection, journal).await,
         _ => {}
     }
     if request.head.has_token("Expect", "100-continue") {
@@ -100,7 +103,7 @@ pub(super) async fn answer(
             };
             wire.write(format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n").as_bytes()).await?;
             if !head_only {
-                stream_pattern(wire, sent, None).await?;
+                stream_pattern(wire.stream(), 0, sent, None).await?;
             }
             if target.name == "truncate" {
                 return Ok(Next::Close(how));
@@ -112,7 +115,7 @@ pub(super) async fn answer(
             let sent = if whole { length } else { target.number("sent", length / 2)? };
             wire.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await?;
             if !head_only {
-                stream_pattern(wire, sent, Some(target.number("size", 8192)?)).await?;
+                stream_pattern(wire.stream(), 0, sent, Some(target.number("size", 8192)?)).await?;
             }
             if !whole {
                 return Ok(Next::Close(how));
@@ -124,7 +127,7 @@ pub(super) async fn answer(
         "close" | "truncate-close" => {
             wire.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n").await?;
             if !head_only {
-                stream_pattern(wire, target.argument()?, None).await?;
+                stream_pattern(wire.stream(), 0, target.argument()?, None).await?;
             }
             let how = if target.name == "close" { How::CloseNotify } else { how };
             return Ok(Next::Close(how));
@@ -212,10 +215,14 @@ async fn echo(wire: &mut Wire, request: &mut Request, head_only: bool) -> anyhow
     }
 }
 
-/// Writes the first `length` pattern bytes, bare or in chunks of `chunk` bytes; not the last chunk.
-async fn stream_pattern(wire: &mut Wire, length: u64, chunk: Option<u64>) -> anyhow::Result<()> {
+/// Writes the pattern bytes from `offset` up to `length`, bare or in chunks of `chunk` bytes; not the last chunk.
+pub(super) async fn stream_pattern(
+    stream: &mut (impl AsyncWrite + Unpin),
+    mut offset: u64,
+    length: u64,
+    chunk: Option<u64>,
+) -> anyhow::Result<()> {
     let step = chunk.unwrap_or(64 * 1024).clamp(1, 1024 * 1024);
-    let mut offset = 0;
     let mut out = Vec::new();
     while offset < length {
         let size = step.min(length - offset);
@@ -229,7 +236,8 @@ async fn stream_pattern(wire: &mut Wire, length: u64, chunk: Option<u64>) -> any
         if chunk.is_some() {
             out.extend_from_slice(b"\r\n");
         }
-        wire.write(&out).await?;
+        stream.write_all(&out).await?;
+        stream.flush().await?;
         offset += size;
     }
     Ok(())
@@ -256,10 +264,10 @@ async fn plain(wire: &mut Wire, status: u64, body: &str, fields: &[&str], head_o
 }
 
 /// A request target taken apart: `/name/argument?key=value&...`.
-struct Target {
+pub(super) struct Target {
     name: String,
-    argument: Option<String>,
-    query: HashMap<String, String>,
+    pub(super) argument: Option<String>,
+    pub(super) query: HashMap<String, String>,
 }
 
 impl Target {
@@ -285,12 +293,12 @@ impl Target {
         digits.chunks(2).map(byte).collect()
     }
 
-    fn argument(&self) -> anyhow::Result<u64> {
+    pub(super) fn argument(&self) -> anyhow::Result<u64> {
         let text = self.argument_text()?;
         text.parse().with_context(|| format!("/{}/{text}: not a number", self.name))
     }
 
-    fn number<T: FromStr<Err: std::error::Error + Send + Sync + 'static>>(
+    pub(super) fn number<T: FromStr<Err: std::error::Error + Send + Sync + 'static>>(
         &self,
         key: &str,
         default: T,
@@ -298,7 +306,7 @@ impl Target {
         self.query.get(key).map_or(Ok(default), |text| text.parse().with_context(|| format!("{key}={text}")))
     }
 
-    fn how(&self) -> anyhow::Result<How> {
+    pub(super) fn how(&self) -> anyhow::Result<How> {
         Ok(match self.query.get("how").map(String::as_str) {
             None | Some("close_notify") => How::CloseNotify,
             Some("fin") => How::Fin,

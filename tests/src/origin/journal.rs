@@ -99,6 +99,15 @@ impl Journal {
         });
     }
 
+    /// What came through a tunnel, and whether it ended properly, with close_notify.
+    pub(super) fn tunnel(&self, connection: u64, bytes: u64, sha256: &str, proper: bool) {
+        self.with(|state| {
+            state.line(&json!({
+                "event": "tunnel", "connection": connection, "bytes": bytes, "sha256": sha256, "proper": proper,
+            }));
+        });
+    }
+
     /// An exchange could not be finished, for instance because the body ended early.
     pub(super) fn broken(&self, connection: u64, reason: &str) {
         self.with(|state| state.line(&json!({"event": "broken", "connection": connection, "reason": reason})));

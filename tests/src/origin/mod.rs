@@ -1,7 +1,7 @@
 //! An origin that demands the appliance's certificate and behaves as the request's path says, well or badly.
 //!
 //! `wire` reads requests and writes bytes, `behaviour` holds what each path does, `journal` tells the tests what was
-//! seen. The paths:
+//! seen, `tunnel` is what follows 101. The paths:
 //!
 //! | path | what it does |
 //! |---|---|
@@ -23,12 +23,16 @@
 //! | `/unless-sick?how=H` | 200, or closes without an answer while sick |
 //! | `/bad/K` | one malformed response; K as in `behaviour::BAD` |
 //! | `/reply/X?how=H` | the bytes that X spells in hexadecimal, whatever they are; closes only if told how |
+//! | `/tunnel/echo`, `/tunnel/N` | 101, then echoes until the caller has ended; or sends N pattern bytes, ends, and reads on |
+//! | `/tunnel/...?protocol=P&pause=T&how=H` | switches to P; reads nothing for T milliseconds; ends so |
+//! | `/tunnel/N?after=true`, `/tunnel/N?stay=` | sends only after the caller has ended; does not end before the caller |
 //! | `/stats` | counts of connections and requests, and the client subjects seen |
 //!
 //! `how`: `close_notify` (default), `fin` (FIN without close_notify), `rst`.
 
 mod behaviour;
 mod journal;
+mod tunnel;
 mod wire;
 
 use std::net::SocketAddr;

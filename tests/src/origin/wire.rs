@@ -116,6 +116,11 @@ impl Wire {
         }
     }
 
+    /// The connection without any notion of requests; what was read ahead comes first.
+    pub(super) fn stream(&mut self) -> &mut BufReader<TlsStream<TcpStream>> {
+        &mut self.stream
+    }
+
     pub(super) async fn write(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
         self.stream.write_all(bytes).await?;
         Ok(self.stream.flush().await?)

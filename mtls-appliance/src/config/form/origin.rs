@@ -9,6 +9,7 @@ use toml::de::DeValue;
 use super::{Count, Form, Text, Wrong, wrong};
 use crate::config::document::Document;
 use crate::config::{HostPattern, OriginHost, OriginServer};
+use crate::http1::check_protocol_name;
 
 /// `"host:port"` or `{ address, weight }`.
 pub(in crate::config) struct OriginServerForm;
@@ -132,18 +133,9 @@ pub(in crate::config) const HEALTH_PATH: Text<String> = Text {
 pub(in crate::config) const UPGRADE: Text<String> = Text {
     what: "protocol name",
     example: "\"websocket\"",
-    parse: |text| {
-        let token = !text.is_empty()
-            && text.len() <= 64
-            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte));
-        match text.to_ascii_lowercase() {
-            name if name == "h2c" || name == "h2" || name == "http" || name == "tls" => wrong(
-                "a client could send requests through it that nobody checks",
-                "remove it; the appliance forwards HTTP/1.1",
-            ),
-            name if token => Ok(name),
-            _ => wrong("not a protocol name (RFC 9110 7.8)", "give a name without version, as in \"websocket\""),
-        }
+    parse: |text| match check_protocol_name(text) {
+        Ok(()) => Ok(text.to_ascii_lowercase()),
+        Err(error) => wrong(error.to_string(), error.remedy()),
     },
 };
 

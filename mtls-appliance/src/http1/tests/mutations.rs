@@ -143,12 +143,15 @@ fn check_request(parsed: &RequestHead, input: &[u8], out: &[u8]) {
     assert_eq!(again.path(out), parsed.path(input));
     let authority = if parsed.authority(input).is_empty() { "default" } else { parsed.authority(input) };
     assert_eq!(again.authority(out), authority);
+    let upgrades = again.upgrade(out).into_iter().flat_map(|value| value.split(|&byte| byte == b','));
+    for protocol in upgrades.map(|protocol| protocol.trim_ascii().to_ascii_lowercase()) {
+        assert!(protocol == b"websocket" || protocol.starts_with(b"websocket/"), "{protocol:?}");
+    }
 }
 
 #[test]
 fn rewritten_requests_are_strict_whatever_comes_in() {
     let mut random = Random(0x9E37_79B9_7F4A_7C15);
-    let options = RewriteOptions { via: Some("edge"), upgrade: true, default_host: "default", ..Default::default() };
     let mut accepted = 0;
     for round in 0..60_000 {
         let input = mutate(REQUESTS[round % REQUESTS.len()], &mut random);
@@ -170,6 +173,13 @@ fn rewritten_requests_are_strict_whatever_comes_in() {
 
         if let Ok(Some(parsed)) = whole {
             accepted += 1;
+            let offer = parsed.offer(&input, &["websocket", "h2c"]);
+            let options = RewriteOptions {
+                via: Some("edge"),
+                upgrade: offer.protocols(),
+                default_host: "default",
+                ..Default::default()
+            };
             let mut out = Vec::new();
             write_request(&parsed, &input, &Reserved, BLOCK, &options, &mut out);
             check_request(&parsed, &input, &out);
@@ -188,7 +198,7 @@ fn rewritten_responses_are_strict_whatever_comes_in() {
             method: if random.below(4) == 0 { Method::Head } else { Method::Get },
             client_version: if random.below(3) == 0 { Version::Http10 } else { Version::Http11 },
             client_keep_alive: random.below(2) == 0,
-            upgrade: random.below(2) == 0,
+            upgrade: if random.below(2) == 0 { b"websocket" } else { b"" },
         };
         let Ok(Some(parsed)) = parse_response(&input, &exchange, &HeadLimits::default()) else { continue };
         let plan = parsed.plan(&exchange, random.below(4) == 0);

@@ -7,12 +7,12 @@ use super::super::{
 use BodyFraming::{Chunked, Length, None as NoBody, UntilClose};
 use ResponseError as E;
 
-const GET: Exchange =
-    Exchange { method: Method::Get, client_version: Version::Http11, client_keep_alive: true, upgrade: false };
-const HEAD: Exchange = Exchange { method: Method::Head, ..GET };
-const UPGRADE: Exchange = Exchange { upgrade: true, ..GET };
-const OLD: Exchange = Exchange { client_version: Version::Http10, ..GET };
-const OLD_CLOSE: Exchange = Exchange { client_keep_alive: false, ..OLD };
+const GET: Exchange<'_> =
+    Exchange { method: Method::Get, client_version: Version::Http11, client_keep_alive: true, upgrade: b"" };
+const HEAD: Exchange<'_> = Exchange { method: Method::Head, ..GET };
+const UPGRADE: Exchange<'_> = Exchange { upgrade: b"websocket, chat/2", ..GET };
+const OLD: Exchange<'_> = Exchange { client_version: Version::Http10, ..GET };
+const OLD_CLOSE: Exchange<'_> = Exchange { client_keep_alive: false, ..OLD };
 
 fn response(head: &[u8], exchange: &Exchange) -> ResponseHead {
     parse_response(head, exchange, &HeadLimits::default()).unwrap().unwrap()
@@ -35,6 +35,7 @@ const FRAMED: &[(&str, &Exchange, &[u8], BodyFraming)] = &[
     ("9112 4 obs-text in the phrase", &GET, b"HTTP/1.1 200 \xea\xb0\x80\r\nContent-Length: 0\r\n\r\n", Length(0)),
     ("9110 2.5 HTTP/1.0", &GET, b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\n", Length(5)),
     ("9110 7.8 101", &UPGRADE, b"HTTP/1.1 101 S\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n", NoBody),
+    ("9110 7.8 101 in any case", &UPGRADE, b"HTTP/1.1 101 S\r\nConnection: Upgrade\r\nUpgrade: Chat/2\r\n\r\n", NoBody),
     ("9110 15 unknown in range", &GET, b"HTTP/1.1 599 X\r\nContent-Length: 0\r\n\r\n", Length(0)),
 ];
 
@@ -89,8 +90,39 @@ const REFUSED: &[(&str, &Exchange, &[u8], E)] = &[
     ("9110 15 below the range", &GET, b"HTTP/1.1 099 X\r\n\r\n", E::Status),
     ("9110 15 above the range", &GET, b"HTTP/1.1 600 X\r\n\r\n", E::Status),
     ("9110 7.8 101 unasked", &GET, b"HTTP/1.1 101 S\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n", E::Upgrade),
-    ("9110 7.8 101 without Upgrade", &UPGRADE, b"HTTP/1.1 101 S\r\nConnection: upgrade\r\n\r\n", E::Upgrade),
-    ("9110 7.8 101 without Connection", &UPGRADE, b"HTTP/1.1 101 S\r\nUpgrade: websocket\r\n\r\n", E::Upgrade),
+    ("9110 7.8 101 without Upgrade", &UPGRADE, b"HTTP/1.1 101 S\r\nConnection: upgrade\r\n\r\n", E::Protocol),
+    ("9110 7.8 101 without Connection", &UPGRADE, b"HTTP/1.1 101 S\r\nUpgrade: websocket\r\n\r\n", E::Protocol),
+    (
+        "9110 7.8 101 to what was not offered",
+        &UPGRADE,
+        b"HTTP/1.1 101 S\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n",
+        E::Protocol,
+    ),
+    (
+        "9110 7.8 101 to another version",
+        &UPGRADE,
+        b"HTTP/1.1 101 S\r\nConnection: upgrade\r\nUpgrade: chat/1\r\n\r\n",
+        E::Protocol,
+    ),
+    (
+        "9110 7.8 101 to more than was offered",
+        &UPGRADE,
+        b"HTTP/1.1 101 S\r\nConnection: upgrade\r\nUpgrade: websocket, x\r\n\r\n",
+        E::Protocol,
+    ),
+    ("9110 7.8 101 to nothing", &UPGRADE, b"HTTP/1.1 101 S\r\nConnection: upgrade\r\nUpgrade:\r\n\r\n", E::Protocol),
+    (
+        "9110 7.8 101 with two Upgrades",
+        &UPGRADE,
+        b"HTTP/1.1 101 S\r\nConnection: upgrade\r\nUpgrade: websocket\r\nUpgrade: chat/2\r\n\r\n",
+        E::Protocol,
+    ),
+    (
+        "9110 15.2 101 by HTTP/1.0",
+        &UPGRADE,
+        b"HTTP/1.0 101 S\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+        E::Protocol,
+    ),
     ("framing alias", &GET, b"HTTP/1.1 200 OK\r\nContent_Length: 5\r\n\r\n", E::FramingAlias),
     (
         "9110 7.6.1 nominates Content-Length",
@@ -237,7 +269,35 @@ const WRITTEN: &[(&str, &Exchange, bool, &str, &str)] = &[
         &UPGRADE,
         false,
         "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nConnection: Upgrade\r\nS: k\r\n\r\n",
-        "HTTP/1.1 101 Switching Protocols\r\nS: k\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n",
+        "HTTP/1.1 101 Switching Protocols\r\nS: k\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+    ),
+    (
+        "9110 8.6 no length with 101",
+        &UPGRADE,
+        true,
+        "HTTP/1.1 101 S\r\nContent-Length: 7\r\nUpgrade: websocket\r\nConnection: Upgrade, close\r\n\r\n",
+        "HTTP/1.1 101 S\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+    ),
+    (
+        "9110 7.8 an offer that nobody needs",
+        &GET,
+        false,
+        "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+    ),
+    (
+        "9110 15.5.22 what is required",
+        &GET,
+        false,
+        "HTTP/1.1 426 U\r\nContent-Length: 0\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+        "HTTP/1.1 426 U\r\nContent-Length: 0\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+    ),
+    (
+        "9110 15.5.22 what is required, at the end of the connection",
+        &GET,
+        true,
+        "HTTP/1.1 426 U\r\nContent-Length: 0\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+        "HTTP/1.1 426 U\r\nContent-Length: 0\r\nUpgrade: websocket\r\nConnection: Upgrade, close\r\n\r\n",
     ),
 ];
 

@@ -154,7 +154,7 @@ async fn ask(
     channel.write_all(&[request.as_bytes()], patience).await.map_err(|error| error.to_string())?;
     let limits = live.response_limits();
     let exchange =
-        Exchange { method: Method::Get, client_version: Version::Http11, client_keep_alive: false, upgrade: false };
+        Exchange { method: Method::Get, client_version: Version::Http11, client_keep_alive: false, upgrade: b"" };
     let mut buffer = Buffer::new(live.buffer_size());
     let mut scanner = HeadScanner::new();
     let status = loop {

@@ -42,7 +42,8 @@ fn summary(verdict: &Result<Option<RequestHead>, RequestError>, input: &[u8]) ->
     match verdict {
         Ok(Some(head)) => {
             let mut written = Vec::new();
-            let options = RewriteOptions { upgrade: true, via: Some("edge"), ..RewriteOptions::default() };
+            let upgrade = head.upgrade(input).unwrap_or_default();
+            let options = RewriteOptions { upgrade, via: Some("edge"), ..RewriteOptions::default() };
             write_request(head, input, &(), b"", &options, &mut written);
             let written = written.escape_ascii();
             format!("{} {} {} {written}", head.head_len(), head.target(input), head.keep_alive())

@@ -16,13 +16,17 @@ const BLOCK: &[u8] =
 static RESERVED: LazyLock<ReservedNames> = LazyLock::new(|| ReservedNames::new(["X-Who"]));
 
 const PLAIN: RewriteOptions<'_> =
-    RewriteOptions { via: None, upgrade: false, expect: true, default_host: "default.test", close: false };
+    RewriteOptions { via: None, upgrade: b"", expect: true, default_host: "default.test", close: false };
 const BUSY: RewriteOptions<'_> =
-    RewriteOptions { via: Some("edge"), upgrade: true, expect: false, default_host: "default.test", close: true };
+    RewriteOptions { via: Some("edge"), upgrade: b"", expect: false, default_host: "default.test", close: true };
+
+/// Of these, `h2c` must not go on even so.
+const ALLOWED: [&str; 2] = ["websocket", "h2c"];
 
 pub(crate) fn run(input: &[u8]) {
     let Ok(Some(head)) = parse_request(input, &HeadLimits::default()) else { return };
-    for options in [PLAIN, BUSY] {
+    let offer = head.offer(input, &ALLOWED);
+    for options in [PLAIN, RewriteOptions { upgrade: offer.protocols(), ..BUSY }] {
         let out = written(&head, input, &options);
         check(&head, input, &options, &out);
     }
@@ -84,7 +88,7 @@ fn check(head: &RequestHead, input: &[u8], options: &RewriteOptions<'_>, out: &[
             b"Expect" => assert!(options.expect && head.expect_continue() && *value == b"100-continue"),
             b"Max-Forwards" => assert!(head.max_forwards().is_some()),
             b"Via" => assert!(options.via.is_some()),
-            b"Upgrade" => assert!(options.upgrade && head.upgrade(input) == Some(*value)),
+            b"Upgrade" => assert!(!value.is_empty() && *value == options.upgrade && was_asked_for(value, &came)),
             b"TE" => assert_eq!(*value, b"trailers"),
             b"Connection" => {}
             other => panic!("{} is none of ours", other.escape_ascii()),
@@ -104,6 +108,16 @@ fn check(head: &RequestHead, input: &[u8], options: &RewriteOptions<'_>, out: &[
     let authority = Some(head.authority(input)).filter(|authority| !authority.is_empty());
     assert_eq!(again.authority(out), authority.unwrap_or(options.default_host));
     assert_eq!(again.keep_alive(), !options.close);
+}
+
+/// Whether every protocol is among those that came, and is WebSocket.
+fn was_asked_for(value: &[u8], came: &Message<'_>) -> bool {
+    let asked = came.values("upgrade");
+    let names = |value: &[u8]| -> Vec<Vec<u8>> {
+        value.split(|byte| *byte == b',').map(|name| name.trim_ascii().to_ascii_lowercase()).collect()
+    };
+    let websocket = |name: &Vec<u8>| name == b"websocket" || name.starts_with(b"websocket/");
+    asked.len() == 1 && names(value).iter().all(|name| websocket(name) && names(asked[0]).contains(name))
 }
 
 /// From the question mark on.

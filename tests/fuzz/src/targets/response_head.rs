@@ -12,11 +12,11 @@ use crate::pieces::Random;
 const TIGHT: HeadLimits = HeadLimits { head_bytes: 200, fields: 5, target_bytes: 40, body_bytes: 99 };
 
 /// The requests that a response may be the answer to, as far as it makes a difference.
-pub(crate) const EXCHANGES: [Exchange; 4] = [
-    Exchange { method: Method::Get, client_version: Version::Http11, client_keep_alive: true, upgrade: false },
-    Exchange { method: Method::Get, client_version: Version::Http11, client_keep_alive: true, upgrade: true },
-    Exchange { method: Method::Head, client_version: Version::Http11, client_keep_alive: false, upgrade: false },
-    Exchange { method: Method::Post, client_version: Version::Http10, client_keep_alive: true, upgrade: false },
+pub(crate) const EXCHANGES: [Exchange<'_>; 4] = [
+    Exchange { method: Method::Get, client_version: Version::Http11, client_keep_alive: true, upgrade: b"" },
+    Exchange { method: Method::Get, client_version: Version::Http11, client_keep_alive: true, upgrade: b"websocket" },
+    Exchange { method: Method::Head, client_version: Version::Http11, client_keep_alive: false, upgrade: b"" },
+    Exchange { method: Method::Post, client_version: Version::Http10, client_keep_alive: true, upgrade: b"" },
 ];
 
 pub(crate) fn run(input: &[u8]) {
@@ -34,7 +34,7 @@ pub(crate) fn run(input: &[u8]) {
     }
 }
 
-fn arriving(input: &[u8], exchange: &Exchange, limits: &HeadLimits) -> Result<Option<ResponseHead>, ResponseError> {
+fn arriving(input: &[u8], exchange: &Exchange<'_>, limits: &HeadLimits) -> Result<Option<ResponseHead>, ResponseError> {
     let mut scanner = HeadScanner::new();
     for end in Random::of(input).arrivals(input.len()) {
         match parse_response_with(&mut scanner, &input[..end], exchange, limits) {
@@ -45,7 +45,7 @@ fn arriving(input: &[u8], exchange: &Exchange, limits: &HeadLimits) -> Result<Op
     Ok(None)
 }
 
-fn summary(verdict: &Result<Option<ResponseHead>, ResponseError>, input: &[u8], exchange: &Exchange) -> String {
+fn summary(verdict: &Result<Option<ResponseHead>, ResponseError>, input: &[u8], exchange: &Exchange<'_>) -> String {
     match verdict {
         Ok(Some(head)) => {
             let plan = head.plan(exchange, false);
@@ -58,7 +58,7 @@ fn summary(verdict: &Result<Option<ResponseHead>, ResponseError>, input: &[u8], 
     }
 }
 
-fn accepted(head: &ResponseHead, input: &[u8], exchange: &Exchange, limits: &HeadLimits) {
+fn accepted(head: &ResponseHead, input: &[u8], exchange: &Exchange<'_>, limits: &HeadLimits) {
     let bytes = &input[..head.head_len()];
     assert!(matches!(parse_response(&bytes[..bytes.len() - 1], exchange, limits), Ok(None)), "complete too early");
     let message = Message::read(bytes);
@@ -88,7 +88,7 @@ fn accepted(head: &ResponseHead, input: &[u8], exchange: &Exchange, limits: &Hea
         assert!(!last || !closing || plan.close_client);
         assert!(plan.client_framing != BodyFraming::UntilClose || !last || plan.close_client);
         assert!(exchange.client_version == Version::Http11 || plan.client_framing != BodyFraming::Chunked);
-        assert!(plan.disposition != Disposition::Tunnel || exchange.upgrade);
+        assert!(plan.disposition != Disposition::Tunnel || switched_as_asked(&message, exchange.upgrade));
     }
 
     let mut slots = vec![httparse::EMPTY_HEADER; message.fields.len()];
@@ -97,4 +97,12 @@ fn accepted(head: &ResponseHead, input: &[u8], exchange: &Exchange, limits: &Hea
     let pairs: Vec<(&[u8], &[u8])> =
         response.headers.iter().map(|header| (header.name.as_bytes(), header.value)).collect();
     assert!(pairs == message.fields, "read:{}\nby httparse:{}", shown(&message.fields), shown(&pairs));
+}
+
+/// Whether nothing but this protocol is switched to.
+fn switched_as_asked(message: &Message<'_>, asked: &[u8]) -> bool {
+    let [value] = message.values("upgrade")[..] else { return false };
+    let mut names =
+        value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|name| !name.is_empty()).peekable();
+    !asked.is_empty() && names.peek().is_some() && names.all(|name| name.eq_ignore_ascii_case(asked))
 }

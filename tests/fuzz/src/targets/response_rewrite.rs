@@ -36,7 +36,7 @@ pub(crate) fn run(input: &[u8]) {
 fn check(
     head: &ResponseHead,
     input: &[u8],
-    exchange: &Exchange,
+    exchange: &Exchange<'_>,
     plan: &ResponsePlan,
     options: &ResponseOptions<'_>,
     out: &[u8],
@@ -57,15 +57,17 @@ fn check(
     let (passed, own) = sent.fields.split_at_checked(kept.len()).expect("every field for the client is passed on");
     assert!(passed == kept, "passed on:{}\nto be passed on:{}", shown(passed), shown(&kept));
     let last = plan.disposition == Disposition::Final;
+    // RFC 9110 7.8 and 15.5.22.
+    let offers = plan.disposition == Disposition::Tunnel || head.status() == 426;
     for (name, value) in own {
         match *name {
             b"Content-Length" => assert_eq!(sent.framing(), came.framing()),
             b"Transfer-Encoding" => assert_eq!(plan.client_framing, BodyFraming::Chunked),
             b"Via" => assert!(options.via.is_some()),
             b"Date" => assert!(last && came.values("date").is_empty() && *value == DATE.as_bytes()),
-            b"Upgrade" => assert!(plan.disposition == Disposition::Tunnel && came.values("upgrade") == [*value]),
-            b"Connection" => match *value {
-                b"upgrade" => assert_eq!(plan.disposition, Disposition::Tunnel),
+            b"Upgrade" => assert!(offers && came.values("upgrade") == [*value]),
+            b"Connection" => match value.strip_prefix(b"Upgrade, ").filter(|_| last).unwrap_or(value) {
+                b"Upgrade" => assert!(offers),
                 b"close" => assert!(plan.close_client),
                 b"keep-alive" => assert!(last && !plan.close_client && exchange.client_version == Version::Http10),
                 other => panic!("Connection: {}", other.escape_ascii()),
@@ -77,6 +79,7 @@ fn check(
     assert!(!last || options.date.is_none() || !sent.values("date").is_empty(), "RFC 9110 6.6.1");
     assert!(out.ends_with(&[options.extra, b"\r\n"].concat()));
     assert!(sent.values("connection").len() <= 1);
+    assert_eq!(sent.connection_options().contains(&b"upgrade".to_vec()), !sent.values("upgrade").is_empty());
 
     let limits = HeadLimits { head_bytes: usize::MAX, fields: 200, ..HeadLimits::default() };
     let again = parse_response(out, exchange, &limits).expect("what is written is accepted").expect("and whole");
