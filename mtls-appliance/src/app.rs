@@ -1,41 +1,66 @@
 //! Wiring: the order in which the appliance starts, reloads, drains and stops.
 //!
 //! Start: configuration and files, the kernel's abilities, listening sockets, control socket, guard, workers. Whatever
-//! can fail does so before the guard is attached, so that a failed start leaves nothing behind.
+//! can fail does so before the guard is attached, so that a failed start leaves nothing behind. No connection is accepted
+//! before everything is in place, and, where another appliance is taken over, before that one has begun to drain.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::pin::pin;
 use std::sync::Arc;
-use std::time::Instant;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, ipproto, listen, socket_with, sockopt};
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::config::{self, Config, OffloadMode};
-use crate::control::{self, ControlSocket};
+use crate::control::ControlSocket;
+use crate::control::take_over::Predecessor;
+use crate::daemon::{self, Daemon};
 use crate::guard::{Guard, GuardError};
 use crate::ktls::Support;
+use crate::listeners::{self, Source};
 pub use crate::live::Live;
 use crate::proxy::admission::Tally;
 use crate::proxy::{run_worker, upstream};
 use crate::telemetry::{Counters, Level, Log};
 
-/// Pending connections that the kernel keeps for us, at most (`net.core.somaxconn` may be lower).
-const BACKLOG: i32 = 4096;
-
 /// Where the process stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
+    /// Everything is being put in place; connections wait in the sockets' queues.
+    Starting,
     /// Accepting connections.
     Serving,
     /// No new connections; requests that run are finished.
-    Draining,
+    Draining {
+        /// Since when.
+        since: Instant,
+        /// The process that has taken over.
+        successor: Option<i32>,
+    },
+}
+
+impl Phase {
+    /// Whether no new connections are accepted any more.
+    pub fn is_draining(&self) -> bool {
+        matches!(self, Self::Draining { .. })
+    }
+
+    /// Until when a connection may wait for a request although the appliance drains. Where nobody takes over, not at all.
+    /// Otherwise for half of the deadline: a caller that is told with an answer to connect anew loses nothing, whereas one
+    /// whose idle connection is closed may be sending just then.
+    pub fn idle_until(&self, drain: Duration) -> Option<Instant> {
+        match self {
+            Self::Starting | Self::Serving => None,
+            Self::Draining { since, successor: None } => Some(*since),
+            Self::Draining { since, successor: Some(_) } => Some(*since + drain / 2),
+        }
+    }
 }
 
 /// What all threads share.
@@ -48,7 +73,7 @@ pub struct Shared {
     pub log: Log,
     /// What the kernel can do.
     pub support: Support,
-    /// Serving or draining.
+    /// Starting, serving or draining.
     pub phase: watch::Sender<Phase>,
     /// Present connections by source.
     pub sources: Arc<Tally<IpAddr>>,
@@ -98,18 +123,19 @@ pub fn load(path: &Path, before: Option<&Live>) -> Result<Live, Failure> {
     Live::load(config, before).map_err(|mistakes| Failure::Configuration(mistakes.to_string()))
 }
 
-/// Runs the appliance until SIGTERM or SIGINT.
+/// Runs the appliance until SIGTERM or SIGINT, or until another one has taken over; with `take_over`, in the place of the
+/// one that runs.
 ///
 /// # Errors
 /// What kept it from starting, or broke it.
-pub fn run(path: &Path) -> Result<(), Failure> {
+pub fn run(path: &Path, take_over: bool) -> Result<(), Failure> {
     forbid_core_dumps();
     let live = load(path, None)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::Environment(format!("cannot make an event loop: {error}")))?;
-    runtime.block_on(serve(live))
+    runtime.block_on(serve(live, take_over))
 }
 
 /// Session keys and private keys are in this process's memory; they shall be in no core dump, and no other process of
@@ -121,10 +147,10 @@ fn forbid_core_dumps() {
 
 /// The signals that the appliance obeys. Listened to before anybody is told that it is ready, and before there are other
 /// event loops that could see one first.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
+pub(crate) struct Signals {
+    pub(crate) terminate: Signal,
+    pub(crate) interrupt: Signal,
+    pub(crate) hangup: Signal,
 }
 
 impl Signals {
@@ -138,13 +164,68 @@ impl Signals {
     }
 }
 
-async fn serve(live: Live) -> Result<(), Failure> {
+async fn serve(live: Live, take_over: bool) -> Result<(), Failure> {
     let mut signals = Signals::listen()?;
     let support = Support::probe().await;
     require_offload(&live.config, &support)?;
-    let listeners =
-        live.config.listener.addresses.iter().map(|&address| listen_on(address)).collect::<Result<Vec<_>, _>>()?;
-    let control = ControlSocket::bind(&live.config.control_socket)?;
+    let (mut predecessor, source) = sockets(&live.config, take_over).await?;
+    let started = start(live, support, source, predecessor.as_mut()).await;
+    let Started { daemon, control, threads, mut reports, writer } = match (started, predecessor) {
+        (Ok(started), predecessor) => {
+            if let Some(predecessor) = predecessor {
+                started.daemon.follow(predecessor);
+            }
+            started
+        }
+        (Err(failure), Some(predecessor)) => {
+            predecessor.give_up(&failure).await;
+            return Err(failure);
+        }
+        (Err(failure), None) => return Err(failure),
+    };
+    let log = daemon.shared.log.clone();
+    let result = daemon::supervise(&daemon, control, &mut signals, threads, &mut reports).await;
+    log.event(Level::Info, "stopped", json!({}));
+    log.flush();
+    drop(writer);
+    result
+}
+
+/// Where the listening sockets come from, and whom to take over from.
+async fn sockets(config: &Config, take_over: bool) -> Result<(Option<Predecessor>, Source), Failure> {
+    match (take_over, listeners::passed_by_service_manager()?) {
+        (false, None) => Ok((None, Source::Own)),
+        (false, Some(passed)) => Ok((None, Source::Activation(passed))),
+        (true, None) => {
+            let (predecessor, sockets) = Predecessor::ask(&config.control_socket).await?;
+            Ok((Some(predecessor), Source::Predecessor(sockets)))
+        }
+        (true, Some(_)) => Err(Failure::Environment(
+            "--take-over: the service manager passed listening sockets (LISTEN_FDS), so there are none to ask for\n  leave \
+             --take-over out: the service manager keeps the sockets open while the service restarts"
+                .to_owned(),
+        )),
+    }
+}
+
+/// What runs once the start has succeeded.
+struct Started {
+    daemon: Arc<Daemon>,
+    control: ControlSocket,
+    threads: Vec<JoinHandle<()>>,
+    reports: Reports,
+    writer: JoinHandle<()>,
+}
+
+/// Puts everything in place, and begins to serve when the predecessor, if there is one, has begun to drain.
+async fn start(
+    live: Live,
+    support: Support,
+    source: Source,
+    mut predecessor: Option<&mut Predecessor>,
+) -> Result<Started, Failure> {
+    let listeners = listeners::listeners(&live.config.listener.addresses, source)?;
+    let mut control = ControlSocket::stage(&live.config.control_socket, predecessor.is_some())?;
     let counters = Arc::new(Counters::default());
     let (log, writer) = Log::start(live.config.log_file.as_deref(), Arc::clone(&counters)).map_err(|error| {
         let file = live.config.log_file.as_deref().map(|path| path.display().to_string()).unwrap_or_default();
@@ -155,6 +236,9 @@ async fn serve(live: Live) -> Result<(), Failure> {
     })?;
     crate::telemetry::log::install(&log);
     report_panics(&log, &counters);
+    if let Some(predecessor) = &mut predecessor {
+        predecessor.before_guard().await?;
+    }
     let guard = match &live.config.guard {
         Some(config) => Some(Guard::attach(config, live.verifier.registry()).map_err(guard_failure)?),
         None => None,
@@ -164,7 +248,7 @@ async fn serve(live: Live) -> Result<(), Failure> {
         counters,
         log,
         support,
-        phase: watch::Sender::new(Phase::Serving),
+        phase: watch::Sender::new(Phase::Starting),
         sources: Arc::default(),
         organisations: Arc::default(),
         crowded: watch::Sender::new(0),
@@ -173,23 +257,36 @@ async fn serve(live: Live) -> Result<(), Failure> {
     });
     announce(&shared, guard.as_ref());
     upstream::resolve::new_names(&shared, &shared.live.load_full()).await;
-    let (failed, mut failures) = mpsc::unbounded_channel();
-    let mut threads = start_workers(&shared, listeners, &failed)?;
-    threads.push(start_thread("origins", &failed, {
+    let (report, mut reports) = mpsc::unbounded_channel();
+    let mut threads = start_workers(&shared, &listeners, &report)?;
+    for _ in &threads {
+        if let Some(Err(why)) = reports.recv().await {
+            return Err(Failure::Environment(why));
+        }
+    }
+    threads.push(start_thread("origins", &report, {
         let shared = Arc::clone(&shared);
         move || upstream::check::run(shared)
     })?);
+    if let Some(predecessor) = &mut predecessor {
+        let released = predecessor.release().await?;
+        shared.log.event(
+            Level::Info,
+            "take_over",
+            json!({ "from": predecessor.process(), "outcome": released.to_string() }),
+        );
+    }
+    match control.publish() {
+        // Without status, but serving: the other one does so no more.
+        Err(failure) if predecessor.is_some() => {
+            shared.log.event(Level::Error, "control", json!({ "detail": failure.to_string() }));
+        }
+        published => published?,
+    }
+    shared.phase.send_replace(Phase::Serving);
     notify(&[sd_notify::NotifyState::Ready]);
     shared.log.event(Level::Info, "ready", json!({}));
-    let result = supervise(&shared, guard, control, &mut signals, &mut failures).await;
-    for worker in threads {
-        // One that panicked has been counted by its connections' end; nothing more can be done for it now.
-        let _ = tokio::task::spawn_blocking(move || worker.join()).await;
-    }
-    shared.log.event(Level::Info, "stopped", json!({}));
-    shared.log.flush();
-    drop(writer);
-    result
+    Ok(Started { daemon: Daemon::new(shared, guard, listeners), control, threads, reports, writer })
 }
 
 fn require_offload(config: &Config, support: &Support) -> Result<(), Failure> {
@@ -201,39 +298,6 @@ fn require_offload(config: &Config, support: &Support) -> Result<(), Failure> {
         ))),
         _ => Ok(()),
     }
-}
-
-fn listen_on(address: SocketAddr) -> Result<TcpListener, Failure> {
-    let open = || -> io::Result<TcpListener> {
-        let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
-        sockopt::set_socket_reuseaddr(&socket, true)?;
-        if address.is_ipv6() {
-            // `[::]` means IPv6 alone, so that `0.0.0.0` can be listed beside it.
-            sockopt::set_ipv6_v6only(&socket, true)?;
-        }
-        bind(&socket, &address)?;
-        listen(&socket, BACKLOG)?;
-        Ok(socket.into())
-    };
-    open().map_err(|error| {
-        let remedy = match error.kind() {
-            io::ErrorKind::AddrInUse => {
-                format!(
-                    "another process listens there (see: ss -ltnp 'sport = :{}'); stop it or choose another port",
-                    address.port()
-                )
-            }
-            io::ErrorKind::AddrNotAvailable => "this machine does not have the address; see: ip address".to_owned(),
-            io::ErrorKind::PermissionDenied => {
-                "ports below 1024 need CAP_NET_BIND_SERVICE; run as a service with it, or choose a higher port"
-                    .to_owned()
-            }
-            _ => "choose another address".to_owned(),
-        };
-        Failure::Environment(format!("listener.addresses: {address}: cannot listen: {error}\n  {remedy}"))
-    })
 }
 
 fn announce(shared: &Shared, guard: Option<&Guard>) {
@@ -282,28 +346,35 @@ fn warn(shared: &Shared, live: &Live) {
     }
 }
 
+/// What threads say: workers that they are ready to accept, all of them later why they ended.
+pub(crate) type Reports = mpsc::UnboundedReceiver<Result<(), String>>;
+
 fn start_workers(
     shared: &Arc<Shared>,
-    listeners: Vec<TcpListener>,
-    failed: &mpsc::UnboundedSender<String>,
-) -> Result<Vec<std::thread::JoinHandle<()>>, Failure> {
+    listeners: &[TcpListener],
+    report: &mpsc::UnboundedSender<Result<(), String>>,
+) -> Result<Vec<JoinHandle<()>>, Failure> {
     let count = shared.live.load().config.listener.workers;
     (0..count)
         .map(|index| {
             let listeners = listeners.iter().map(TcpListener::try_clone).collect::<io::Result<Vec<_>>>();
             let listeners = listeners.map_err(|error| cannot_start(&error))?;
             let shared = Arc::clone(shared);
-            start_thread(&format!("worker-{index}"), failed, move || run_worker(shared, listeners))
+            let ready = report.clone();
+            start_thread(&format!("worker-{index}"), report, move || {
+                // When nobody listens any more, the process is on its way out.
+                run_worker(shared, listeners, || drop(ready.send(Ok(()))))
+            })
         })
         .collect()
 }
 
 fn start_thread(
     name: &str,
-    failed: &mpsc::UnboundedSender<String>,
+    report: &mpsc::UnboundedSender<Result<(), String>>,
     work: impl FnOnce() -> io::Result<()> + Send + 'static,
-) -> Result<std::thread::JoinHandle<()>, Failure> {
-    let (failed, owned) = (failed.clone(), name.to_owned());
+) -> Result<JoinHandle<()>, Failure> {
+    let (report, owned) = (report.clone(), name.to_owned());
     let run = move || {
         let outcome = match catch_unwind(AssertUnwindSafe(work)) {
             Ok(Ok(())) => return,
@@ -311,40 +382,13 @@ fn start_thread(
             Err(_) => "it panicked".to_owned(),
         };
         // When nobody listens any more, the process is on its way out.
-        let _ = failed.send(format!("thread {owned} ended: {outcome}"));
+        let _ = report.send(Err(format!("thread {owned} ended: {outcome}")));
     };
     std::thread::Builder::new().name(name.to_owned()).spawn(run).map_err(|error| cannot_start(&error))
 }
 
 fn cannot_start(error: &io::Error) -> Failure {
     Failure::Environment(format!("cannot start a thread: {error}"))
-}
-
-/// Handles signals and the control socket until it is time to stop.
-async fn supervise(
-    shared: &Arc<Shared>,
-    guard: Option<Guard>,
-    control: ControlSocket,
-    signals: &mut Signals,
-    failures: &mut mpsc::UnboundedReceiver<String>,
-) -> Result<(), Failure> {
-    let mut drops = pin!(sampled_drops(shared, guard.as_ref()));
-    let result = loop {
-        tokio::select! {
-            () = &mut drops => {}
-            // Half a service would go unnoticed; a stopped one is started again.
-            Some(why) = failures.recv() => break Err(Failure::Environment(why)),
-            _ = signals.terminate.recv() => break Ok(()),
-            _ = signals.interrupt.recv() => break Ok(()),
-            _ = signals.hangup.recv() => reload(shared, guard.as_ref()).await,
-            client = control.accept() => control::answer(shared, guard.as_ref(), client).await,
-        }
-    };
-    notify(&[sd_notify::NotifyState::Stopping]);
-    let open = shared.counters.connections_open.value();
-    shared.log.event(Level::Info, "drain", json!({ "connections": open }));
-    shared.phase.send_replace(Phase::Draining);
-    result
 }
 
 /// A panic ends one connection, never the service; it is a mistake of ours and must not go unnoticed.
@@ -364,18 +408,8 @@ fn guard_failure(error: GuardError) -> Failure {
     }
 }
 
-/// Logs the guard's sampled drops; never comes to an end.
-async fn sampled_drops(shared: &Shared, guard: Option<&Guard>) {
-    if let Some(stream) = guard.and_then(Guard::log_stream)
-        && let Err(error) = stream.run().await
-    {
-        shared.log.event(Level::Warn, "guard", json!({ "detail": format!("sampled drops are not logged: {error}") }));
-    }
-    std::future::pending().await
-}
-
 /// Loads everything anew and puts it in force in one step; on any mistake everything stays as it is.
-async fn reload(shared: &Shared, guard: Option<&Guard>) {
+pub(crate) async fn reload(shared: &Shared, guard: Option<&Guard>) {
     // `Type=notify-reload` wants to know when the reload began.
     match sd_notify::NotifyState::monotonic_usec_now() {
         Ok(now) => notify(&[sd_notify::NotifyState::Reloading, now]),
@@ -451,7 +485,7 @@ fn unchanged(before: &Config, after: &Config) -> Result<(), Failure> {
     )))
 }
 
-fn notify(states: &[sd_notify::NotifyState<'_>]) {
+pub(crate) fn notify(states: &[sd_notify::NotifyState<'_>]) {
     // Not run by systemd, or systemd does not listen: neither concerns the service.
     let _ = sd_notify::notify(states);
 }

@@ -24,7 +24,14 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the appliance. SIGTERM drains and stops it, SIGHUP reloads configuration, certificates and registry.
-    Run(WithConfig),
+    Run {
+        #[command(flatten)]
+        config: WithConfig,
+        /// Take the place of the appliance that runs: its listening sockets and its guard, without refusing a connection.
+        /// When this one cannot serve, the other one goes on.
+        #[arg(long)]
+        take_over: bool,
+    },
     /// Check the configuration and every file that it names; changes nothing, opens no port.
     Check(WithConfig),
     /// Ask the running appliance how it is.
@@ -60,7 +67,7 @@ struct WithConfig {
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     let result = match Arguments::parse().command {
-        Command::Run(arguments) => app::run(&arguments.config),
+        Command::Run { config, take_over } => app::run(&config.config, take_over),
         Command::Check(arguments) => check(&arguments.config),
         Command::Status { config, json } => status(&config.config, json),
         Command::Guard { command: GuardCommand::Detach(arguments) } => detach(&arguments.config),
@@ -114,7 +121,7 @@ fn detach(path: &Path) -> Result<(), Failure> {
 
 fn status(path: &Path, as_json: bool) -> Result<(), Failure> {
     let config = config::load(path).map_err(|mistakes| Failure::Configuration(mistakes.to_string()))?;
-    let status = control::ask(&config.control_socket)?;
+    let status = control::ask_status(&config.control_socket)?;
     if as_json {
         println!("{status}");
     } else {

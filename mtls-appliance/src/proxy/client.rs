@@ -474,7 +474,7 @@ impl ClientSession<'_> {
 
     /// Why the request that begins now is the connection's last one, if it is for us to say.
     fn retired(&self, live: &Live) -> Option<&'static str> {
-        if *self.phase.borrow() != Phase::Serving {
+        if self.phase.borrow().is_draining() {
             Some("drain")
         } else if self.tally.requests >= live.config.limits.requests_per_connection {
             Some("requests_per_connection")
@@ -488,14 +488,18 @@ impl ClientSession<'_> {
         let limits = live.request_limits();
         let idle_until = Instant::now() + live.config.timeouts.idle;
         while self.buffer.is_empty() {
-            if *self.phase.borrow_and_update() != Phase::Serving {
+            let drain = live.config.timeouts.drain;
+            let drained_at = self.phase.borrow_and_update().idle_until(drain).map(Instant::from_std);
+            if drained_at.is_some_and(|at| at <= Instant::now()) {
                 return Waited::Done("drain");
             }
+            let until = drained_at.map_or(idle_until, |at| at.min(idle_until));
             tokio::select! {
-                read = self.channel.read(&mut self.buffer, Patience::Until(idle_until)) => match read {
+                read = self.channel.read(&mut self.buffer, Patience::Until(until)) => match read {
                     Ok(Read::Data(_)) => {}
                     Ok(Read::Closed) => return Waited::Done("client_closed"),
-                    Err(ChannelError::TimedOut) => return Waited::Close("idle"),
+                    Err(ChannelError::TimedOut) if until == idle_until => return Waited::Close("idle"),
+                    Err(ChannelError::TimedOut) => return Waited::Done("drain"),
                     // Between requests nothing can be cut off: many clients just go.
                     Err(ChannelError::Truncated) => return Waited::Done("client_gone"),
                     Err(error) => return Waited::Broken(error.reason()),

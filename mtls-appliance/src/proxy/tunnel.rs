@@ -16,7 +16,7 @@ use super::channel::{Channel, ChannelError, Filled, Patience, Read};
 use super::client::Caller;
 use super::exchange::Failure;
 use super::relay::{Moved, ROUNDS, SPLICE_AT_ONCE};
-use crate::app::{Phase, Shared};
+use crate::app::Shared;
 use crate::http1::{Offer, RequestHead};
 use crate::ktls::splice::Pipe;
 use crate::live::Live;
@@ -159,7 +159,7 @@ impl Tunnel<'_> {
         let mut drained: Option<Instant> = None;
         loop {
             let now = Instant::now();
-            if drained.is_none() && *phase.borrow_and_update() != Phase::Serving {
+            if drained.is_none() && phase.borrow_and_update().is_draining() {
                 let drain = self.shared.live.load().config.timeouts.drain;
                 // Before the deadline at which everything that is left is cut off.
                 drained = Some(now + drain.saturating_sub(CLOSING.min(drain / 4)));

@@ -29,25 +29,28 @@ pub struct Worker {
     pub(super) pool: SharedPool,
 }
 
-/// Serves until the process drains; returns when the last connection is gone or the drain deadline has passed.
+/// Says that it is `ready`, and serves from when the process does until it drains; returns when the last connection is gone
+/// or the drain deadline has passed.
 ///
 /// # Errors
 /// The event loop or a listener cannot be set up.
-pub fn run_worker(shared: Arc<Shared>, listeners: Vec<StdListener>) -> io::Result<()> {
+pub fn run_worker(shared: Arc<Shared>, listeners: Vec<StdListener>, ready: impl FnOnce()) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = LocalSet::new();
-    local.block_on(&runtime, serve(shared, listeners))
+    local.block_on(&runtime, serve(shared, listeners, ready))
 }
 
-async fn serve(shared: Arc<Shared>, listeners: Vec<StdListener>) -> io::Result<()> {
+async fn serve(shared: Arc<Shared>, listeners: Vec<StdListener>, ready: impl FnOnce()) -> io::Result<()> {
     let worker = Rc::new(Worker { shared: Arc::clone(&shared), pool: Rc::new(Pool::default()) });
-    let mut acceptors = Vec::new();
-    for listener in listeners {
-        let listener = TcpListener::from_std(listener)?;
-        acceptors.push(tokio::task::spawn_local(accept(Rc::clone(&worker), listener)));
-    }
+    let listeners = listeners.into_iter().map(TcpListener::from_std).collect::<io::Result<Vec<_>>>()?;
     let mut phase = shared.phase.subscribe();
     let mut crowded = shared.crowded.subscribe();
+    ready();
+    if phase.wait_for(|phase| *phase != Phase::Starting).await.is_err() {
+        return Ok(());
+    }
+    let accept = |listener| tokio::task::spawn_local(accept(Rc::clone(&worker), listener));
+    let acceptors: Vec<_> = listeners.into_iter().map(accept).collect();
     let sweeper = async {
         loop {
             tokio::select! {
@@ -58,7 +61,7 @@ async fn serve(shared: Arc<Shared>, listeners: Vec<StdListener>) -> io::Result<(
     };
     tokio::select! {
         _ = sweeper => {}
-        _ = phase.wait_for(|phase| *phase != Phase::Serving) => {}
+        _ = phase.wait_for(Phase::is_draining) => {}
     }
     for acceptor in acceptors {
         acceptor.abort();

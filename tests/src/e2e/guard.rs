@@ -25,14 +25,14 @@ cases!("guard":
     a_kernel_without_bpf_is_an_environment_error_that_names_the_way_out,
 );
 
-struct Guarded {
-    net: Net,
-    origin: Origin,
-    appliance: Appliance,
-    _bpf: BpfFs,
+pub(crate) struct Guarded {
+    pub(crate) net: Net,
+    pub(crate) origin: Origin,
+    pub(crate) appliance: Appliance,
+    pub(crate) _bpf: BpfFs,
 }
 
-fn settings(pins: &str, mode: &str) -> impl FnOnce(Settings) -> Settings {
+pub(crate) fn settings(pins: &str, mode: &str) -> impl FnOnce(Settings) -> Settings {
     let (pins, mode) = (pins.to_owned(), mode.to_owned());
     move |settings| {
         settings
@@ -43,7 +43,7 @@ fn settings(pins: &str, mode: &str) -> impl FnOnce(Settings) -> Settings {
     }
 }
 
-fn guarded(lab: &Lab, mode: &str) -> anyhow::Result<Guarded> {
+pub(crate) fn guarded(lab: &Lab, mode: &str) -> anyhow::Result<Guarded> {
     Feature::Netns.need()?;
     Feature::Xdp.need()?;
     let folder = lab.path("bpf");
@@ -54,21 +54,21 @@ fn guarded(lab: &Lab, mode: &str) -> anyhow::Result<Guarded> {
     Ok(Guarded { net, origin, appliance, _bpf: bpf })
 }
 
-fn at(ip: &str) -> anyhow::Result<SocketAddr> {
+pub(crate) fn at(ip: &str) -> anyhow::Result<SocketAddr> {
     Ok(SocketAddr::new(ip.parse::<IpAddr>()?, Net::PORT))
 }
 
 /// Whether TCP connects within a second; a dropped SYN shows as a time-out.
-fn connects(net: &Net, ip: &str) -> anyhow::Result<bool> {
+pub(crate) fn connects(net: &Net, ip: &str) -> anyhow::Result<bool> {
     let address = at(ip)?;
     net.caller.enter(|| Ok(TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok()))
 }
 
-fn answers(lab: &Lab, net: &Net, ip: &str) -> anyhow::Result<()> {
+pub(crate) fn answers(lab: &Lab, net: &Net, ip: &str) -> anyhow::Result<()> {
     lab.curl_at(&net.caller, at(ip)?).identity("client-p256").seconds(10).ok("/bytes/100000")?.must_be_pattern(100_000)
 }
 
-fn attached(net: &Net) -> anyhow::Result<bool> {
+pub(crate) fn attached(net: &Net) -> anyhow::Result<bool> {
     Ok(net.front_link()?.contains("xdp"))
 }
 

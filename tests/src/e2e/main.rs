@@ -27,7 +27,9 @@ mod reload;
 mod scripted_origin;
 mod sites;
 mod soak;
+mod socket_activation;
 mod strictness;
+mod take_over;
 mod truncation;
 mod tunnels;
 mod upstreams;
@@ -38,7 +40,7 @@ use libtest_mimic::Arguments;
 use mtls_appliance_tests::harness;
 
 fn main() -> ExitCode {
-    if let Some(code) = harness::run_as_origin() {
+    if let Some(code) = harness::run_as_origin().or_else(harness::run_as_service_manager) {
         return code;
     }
     let modules = [
@@ -61,6 +63,9 @@ fn main() -> ExitCode {
         other_stacks::CASES,
         reload::CASES,
         lifecycle::CASES,
+        take_over::CASES,
+        take_over::failures::CASES,
+        socket_activation::CASES,
         configuration::CASES,
         guard::CASES,
         load::CASES,

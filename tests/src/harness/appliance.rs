@@ -1,6 +1,7 @@
 //! The appliance under test, run as the installed binary.
 
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use serde_json::Value;
 
 use super::lab::{appliance_binary, tool};
 use super::names::{counter, event};
-use super::{Deadline, Finished, Lab, Place, Process, Settings, wait_until};
+use super::{Deadline, Finished, Lab, Passed, Place, Process, Settings, activation, wait_until};
 
 /// How long a start, a status or an expected log line may take; generous for emulated machines.
 const PATIENCE: u64 = 20;
@@ -47,10 +48,57 @@ impl Appliance {
         let configuration = lab.path("appliance.toml");
         settings.write(&configuration)?;
         let address = settings.listener()?;
-        let process = Self::launch(lab, place, &configuration, environment)?;
+        let process = Self::launch_run(lab, place, &configuration, environment)?;
         let mut appliance = Self { process, configuration, place: place.clone(), address };
         appliance.wait_ready()?;
         Ok(appliance)
+    }
+
+    /// Starts another one with the same configuration to take this one's place, and waits until it serves.
+    ///
+    /// # Errors
+    /// When it ends or does not serve in time.
+    pub fn successor(&self, lab: &Lab) -> anyhow::Result<Self> {
+        let mut command = Command::new(appliance_binary()?);
+        command.args(["run", "--take-over", "--config"]).arg(&self.configuration);
+        let process = Self::launch(lab, &self.place, &mut command)?;
+        let (configuration, place) = (self.configuration.clone(), self.place.clone());
+        let mut successor = Self { process, configuration, place, address: self.address };
+        successor.wait_ready()?;
+        Ok(successor)
+    }
+
+    /// Starts one with these settings to take another one's place, and does not wait.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn begin_take_over(lab: &Lab, place: &Place, settings: &Settings) -> anyhow::Result<Self> {
+        let configuration = lab.path("successor.toml");
+        settings.write(&configuration)?;
+        let mut command = Command::new(appliance_binary()?);
+        command.args(["run", "--take-over", "--config"]).arg(&configuration);
+        let process = Self::launch(lab, place, &mut command)?;
+        Ok(Self { process, configuration, place: place.clone(), address: settings.listener()? })
+    }
+
+    /// Starts one with `first` and these sockets passed to it as a service manager does, and does not wait.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn begin_activated(
+        lab: &Lab,
+        settings: &Settings,
+        first: &OwnedFd,
+        others: &[Passed],
+        arguments: &[&str],
+    ) -> anyhow::Result<Self> {
+        let configuration = lab.path("appliance.toml");
+        settings.write(&configuration)?;
+        let mut command = Command::new(appliance_binary()?);
+        command.arg("run").args(arguments).arg("--config").arg(&configuration);
+        let mut process = activation::start("mtls-appliance", &Place::Here, &command, first, others)?;
+        process.keep_transcript(lab.path("appliance.transcript"));
+        Ok(Self { process, configuration, place: Place::Here, address: settings.listener()? })
     }
 
     /// Runs `mtls-appliance <command> --config F` with these settings to its end: for settings that must be refused.
@@ -95,7 +143,7 @@ impl Appliance {
             chown(&path, Some(NOBODY), Some(NOBODY)).with_context(|| format!("cannot give away {}", path.display()))?;
         }
         let mut invocation = Command::new(&binary);
-        invocation.arg(command).arg("--config").arg(&configuration).uid(NOBODY).gid(NOBODY);
+        invocation.args(command.split(' ')).arg("--config").arg(&configuration).uid(NOBODY).gid(NOBODY);
         Process::start(&format!("mtls-appliance {command} as nobody"), place, &mut invocation)?
             .wait(Deadline::seconds(PATIENCE))
     }
@@ -132,7 +180,7 @@ impl Appliance {
     /// # Errors
     /// As for [`Self::start`].
     pub fn restart(&mut self, lab: &Lab) -> anyhow::Result<()> {
-        self.process = Self::launch(lab, &self.place, &self.configuration, &[])?;
+        self.process = Self::launch_run(lab, &self.place, &self.configuration, &[])?;
         self.wait_ready()
     }
 
@@ -269,15 +317,28 @@ impl Appliance {
         })
     }
 
-    fn launch(lab: &Lab, place: &Place, configuration: &Path, environment: &[(&str, &str)]) -> anyhow::Result<Process> {
+    fn launch_run(
+        lab: &Lab,
+        place: &Place,
+        configuration: &Path,
+        environment: &[(&str, &str)],
+    ) -> anyhow::Result<Process> {
         let mut command = Command::new(appliance_binary()?);
         command.arg("run").arg("--config").arg(configuration).envs(environment.iter().copied());
-        let mut process = Process::start("mtls-appliance", place, &mut command)?;
+        Self::launch(lab, place, &mut command)
+    }
+
+    fn launch(lab: &Lab, place: &Place, command: &mut Command) -> anyhow::Result<Process> {
+        let mut process = Process::start("mtls-appliance", place, command)?;
         process.keep_transcript(lab.path("appliance.transcript"));
         Ok(process)
     }
 
-    fn wait_ready(&mut self) -> anyhow::Result<()> {
+    /// Waits until it serves.
+    ///
+    /// # Errors
+    /// When it ends before, or does not in time.
+    pub fn wait_ready(&mut self) -> anyhow::Result<()> {
         self.wait_event(event::READY, |_| true).map(drop)
     }
 }

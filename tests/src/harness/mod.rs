@@ -5,8 +5,10 @@
 //! started ends with the value that stands for it. Every wait has a deadline. What the appliance calls things (events,
 //! counters, header names) is written in [`names`] alone.
 
+mod activation;
 mod appliance;
 mod client;
+mod control;
 mod curl;
 mod deadline;
 mod dns;
@@ -21,8 +23,10 @@ mod resources;
 mod settings;
 mod tls_stat;
 
+pub use activation::{Passed, run_as_service_manager};
 pub use appliance::Appliance;
 pub use client::{Client, ClientTls, Refusal, Response, half_a_handshake, refusal, tcp};
+pub use control::{Between, ControlPeer};
 pub use curl::{Curl, CurlAnswer};
 pub use deadline::{Deadline, wait_until};
 pub use dns::NameServer;

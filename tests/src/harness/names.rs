@@ -14,6 +14,8 @@ pub mod event {
     pub const RELOAD: &str = "reload";
     /// The daemon began to drain.
     pub const DRAIN: &str = "drain";
+    /// A process that wanted to take over did not.
+    pub const HAND_OVER_FAILED: &str = "hand_over_failed";
     /// The daemon's last line.
     pub const STOPPED: &str = "stopped";
 }
@@ -31,6 +33,9 @@ pub mod counter {
     /// Bytes moved by splice.
     pub const BYTES_SPLICED: &str = "bytes_spliced";
 }
+
+/// Take-overs that failed are counted by reason, under names that begin so.
+pub const HAND_OVER_FAILURES: &str = "hand_over_failed";
 
 /// The guard's reason for dropping what comes from a source that no organisation owns.
 pub const UNREGISTERED_SOURCE: &str = "unregistered_source";

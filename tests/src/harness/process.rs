@@ -51,7 +51,15 @@ impl Process {
     /// # Errors
     /// When it cannot be started.
     pub fn start(name: &str, place: &Place, command: &mut Command) -> anyhow::Result<Self> {
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self::start_with_input(name, place, command, Stdio::null())
+    }
+
+    /// The same with this input.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_with_input(name: &str, place: &Place, command: &mut Command, input: Stdio) -> anyhow::Result<Self> {
+        command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = place.spawn(command).with_context(|| format!("cannot start {name}"))?;
         let stdout = child.stdout.take().map(Lines::collect).unwrap_or_default();
         let stderr = child.stderr.take().map(Lines::collect).unwrap_or_default();

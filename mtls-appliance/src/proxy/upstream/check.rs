@@ -58,7 +58,7 @@ async fn tend(shared: Arc<Shared>) {
     loop {
         tokio::select! {
             () = sleep(pause) => {}
-            _ = phase.wait_for(|phase| *phase != Phase::Serving) => return,
+            _ = phase.wait_for(Phase::is_draining) => return,
         }
         let live = shared.live.load_full();
         let mut wanted = HashSet::new();

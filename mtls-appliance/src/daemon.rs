@@ -1,0 +1,265 @@
+//! The appliance once it serves: signals, the control socket, the guard, being taken over, the end.
+
+use std::net::TcpListener;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+use serde_json::json;
+use tokio::task::{AbortHandle, JoinSet};
+
+use crate::app::{Failure, Phase, Reports, Shared, Signals, notify, reload};
+use crate::control::take_over::Predecessor;
+use crate::control::wire::Wire;
+use crate::control::{self, ControlSocket};
+use crate::guard::{Guard, GuardStatus};
+use crate::telemetry::Level;
+
+/// Clients of the control socket that are answered at the same time; others wait.
+const CLIENTS: usize = 16;
+/// Longest wait for the predecessor's end: the longest `timeouts.drain`, and time to start and stop.
+const LONGEST_DRAIN: Duration = Duration::from_secs(2 * 3600);
+
+/// What the control socket and the signals act upon.
+pub(crate) struct Daemon {
+    pub(crate) shared: Arc<Shared>,
+    guard: ArcSwapOption<Guard>,
+    /// Logs the guard's sampled drops.
+    drops: Mutex<Option<AbortHandle>>,
+    /// Kept to be handed over; none from the drain on.
+    listeners: Mutex<Arc<[TcpListener]>>,
+    under_way: Mutex<UnderWay>,
+    /// Open for as long as this process lives, so that its successor sees its end.
+    successor: Mutex<Option<Wire>>,
+    predecessor: Mutex<Option<Drained>>,
+}
+
+/// What changes the guard's registry, one at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum UnderWay {
+    Nothing,
+    Reload,
+    /// To the process with this id.
+    HandOver(i32),
+}
+
+/// What became of the process that was taken over.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Drained {
+    pub(crate) process: i32,
+    pub(crate) since: Instant,
+    /// How long it took; not known as long as it drains.
+    pub(crate) took: Option<Duration>,
+}
+
+/// A reload or a hand-over, for as long as it takes.
+pub(crate) struct Turn<'a>(&'a Daemon);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        *lock(&self.0.under_way) = UnderWay::Nothing;
+    }
+}
+
+impl Daemon {
+    pub(crate) fn new(shared: Arc<Shared>, guard: Option<Guard>, listeners: Vec<TcpListener>) -> Arc<Self> {
+        let daemon = Self {
+            shared,
+            guard: ArcSwapOption::from_pointee(guard),
+            drops: Mutex::default(),
+            listeners: Mutex::new(listeners.into()),
+            under_way: Mutex::new(UnderWay::Nothing),
+            successor: Mutex::default(),
+            predecessor: Mutex::default(),
+        };
+        daemon.log_drops();
+        Arc::new(daemon)
+    }
+
+    /// The guard, if there is one.
+    pub(crate) fn guard(&self) -> Option<Arc<Guard>> {
+        self.guard.load_full()
+    }
+
+    /// The process that keeps the guard's registry; none when somebody else's program is at the interface, or no program.
+    pub(crate) fn guard_holder(&self, status: &GuardStatus) -> Option<i32> {
+        if status.attached { i32::try_from(std::process::id()).ok() } else { self.heir() }
+    }
+
+    /// The process that wants to take over.
+    pub(crate) fn heir(&self) -> Option<i32> {
+        match *lock(&self.under_way) {
+            UnderWay::HandOver(process) => Some(process),
+            UnderWay::Nothing | UnderWay::Reload => None,
+        }
+    }
+
+    /// What became of the process that was taken over.
+    pub(crate) fn predecessor(&self) -> Option<Drained> {
+        *lock(&self.predecessor)
+    }
+
+    /// The listening sockets for that process, unless another one is getting them, or the appliance reloads or drains.
+    pub(crate) fn begin_hand_over(&self, process: i32) -> Option<(Turn<'_>, Arc<[TcpListener]>)> {
+        if self.shared.phase.borrow().is_draining() {
+            return None;
+        }
+        let turn = self.begin(UnderWay::HandOver(process))?;
+        Some((turn, Arc::clone(&lock(&self.listeners))))
+    }
+
+    fn begin(&self, what: UnderWay) -> Option<Turn<'_>> {
+        let mut under_way = lock(&self.under_way);
+        if *under_way != UnderWay::Nothing {
+            return None;
+        }
+        *under_way = what;
+        Some(Turn(self))
+    }
+
+    async fn reload(&self) {
+        if let Some(_turn) = self.begin(UnderWay::Reload) {
+            reload(&self.shared, self.guard().as_deref()).await;
+        }
+    }
+
+    /// That process serves: from now on this one drains.
+    pub(crate) fn succeed(&self, process: i32, wire: Wire) {
+        *lock(&self.successor) = Some(wire);
+        self.shared.phase.send_if_modified(|phase| {
+            let serving = !phase.is_draining();
+            if serving {
+                *phase = Phase::Draining { since: Instant::now(), successor: Some(process) };
+            }
+            serving
+        });
+    }
+
+    /// Watches for the end of the process that was taken over.
+    pub(crate) fn follow(self: &Arc<Self>, mut predecessor: Predecessor) {
+        let since = Instant::now();
+        let drained = Drained { process: predecessor.process(), since, took: None };
+        *lock(&self.predecessor) = Some(drained);
+        let daemon = Arc::clone(self);
+        tokio::spawn(async move {
+            if predecessor.gone(LONGEST_DRAIN).await {
+                let took = since.elapsed();
+                *lock(&daemon.predecessor) = Some(Drained { took: Some(took), ..drained });
+                let fields = json!({ "process": drained.process, "after_s": took.as_secs() });
+                daemon.shared.log.event(Level::Info, "predecessor_ended", fields);
+            }
+        });
+    }
+
+    /// Takes the guard back from a process that took it and then could not serve.
+    pub(crate) fn reclaim_guard(&self) {
+        let live = self.shared.live.load();
+        let (Some(guard), Some(config)) = (self.guard(), &live.config.guard) else { return };
+        if guard.status().attached {
+            return;
+        }
+        match Guard::attach(config, live.verifier.registry()) {
+            Ok(guard) => {
+                self.shared.log.event(
+                    Level::Warn,
+                    "guard",
+                    json!({ "detail": "taken back", "status": guard.status() }),
+                );
+                self.guard.store(Some(Arc::new(guard)));
+                self.log_drops();
+            }
+            Err(error) => {
+                self.shared.counters.refuse("guard_failed", "not_taken_back");
+                let detail = format!("cannot be taken back: {error}");
+                self.shared.log.event(Level::Error, "guard", json!({ "detail": detail }));
+            }
+        }
+    }
+
+    fn log_drops(&self) {
+        let Some(stream) = self.guard().and_then(|guard| guard.log_stream()) else { return };
+        let shared = Arc::clone(&self.shared);
+        let task = tokio::spawn(async move {
+            if let Err(error) = stream.run().await {
+                let detail = format!("sampled drops are not logged: {error}");
+                shared.log.event(Level::Warn, "guard", json!({ "detail": detail }));
+            }
+        });
+        if let Some(former) = lock(&self.drops).replace(task.abort_handle()) {
+            former.abort();
+        }
+    }
+
+    /// Accepts no more connections, and says so.
+    fn drain(&self) {
+        *lock(&self.listeners) = Arc::new([]);
+        let phase = *self.shared.phase.borrow();
+        let successor = match phase {
+            Phase::Draining { successor, .. } => successor,
+            Phase::Starting | Phase::Serving => None,
+        };
+        match successor.and_then(|process| u32::try_from(process).ok()) {
+            // The service goes on, with another process.
+            Some(process) => notify(&[sd_notify::NotifyState::MainPid(process)]),
+            None => notify(&[sd_notify::NotifyState::Stopping]),
+        }
+        let connections = self.shared.counters.connections_open.value();
+        self.shared.log.event(Level::Info, "drain", json!({ "connections": connections, "successor": successor }));
+        if !phase.is_draining() {
+            self.shared.phase.send_replace(Phase::Draining { since: Instant::now(), successor: None });
+        }
+    }
+}
+
+/// Handles signals and the control socket until it is time to stop, then lets all threads finish.
+pub(crate) async fn supervise(
+    daemon: &Arc<Daemon>,
+    control: ControlSocket,
+    signals: &mut Signals,
+    threads: Vec<JoinHandle<()>>,
+    reports: &mut Reports,
+) -> Result<(), Failure> {
+    let mut clients = JoinSet::new();
+    let mut phase = daemon.shared.phase.subscribe();
+    let result = loop {
+        tokio::select! {
+            // Half a service would go unnoticed; a stopped one is started again.
+            Some(Err(why)) = reports.recv() => break Err(Failure::Environment(why)),
+            _ = signals.terminate.recv() => break Ok(()),
+            _ = signals.interrupt.recv() => break Ok(()),
+            _ = phase.wait_for(Phase::is_draining) => break Ok(()),
+            // What a process that takes over has read would be outdated; it waits until that one serves or has failed.
+            _ = signals.hangup.recv(), if daemon.heir().is_none() => daemon.reload().await,
+            wire = control.accept(), if clients.len() < CLIENTS => {
+                if let Some(wire) = wire {
+                    clients.spawn(control::answer(Arc::clone(daemon), wire));
+                }
+            }
+            Some(_) = clients.join_next() => {}
+        }
+    };
+    daemon.drain();
+    let mut finished = tokio::task::spawn_blocking(move || {
+        // One that panicked has been counted by its connections' end; nothing more can be done for it now.
+        threads.into_iter().for_each(|thread| drop(thread.join()));
+    });
+    loop {
+        tokio::select! {
+            _ = &mut finished => return result,
+            _ = signals.hangup.recv() => {
+                daemon.shared.log.event(Level::Warn, "reload", json!({ "outcome": "refused: this process drains" }));
+            }
+            wire = control.accept(), if clients.len() < CLIENTS => {
+                if let Some(wire) = wire {
+                    clients.spawn(control::answer(Arc::clone(daemon), wire));
+                }
+            }
+            Some(_) = clients.join_next() => {}
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
