@@ -16,7 +16,7 @@ pub(crate) fn run(input: &[u8]) {
     while let Some(size) = choices.below(64) {
         let style = choices.below(6).unwrap_or_default();
         // Now and then a chunk of kilobytes.
-        let data = choices.bytes(usize::from(size) + 1).repeat(if style == 5 { 97 } else { 1 });
+        let data = choices.bytes(usize::from(size) + 1).repeat(if style == 5 { 33 } else { 1 });
         if data.is_empty() {
             break;
         }
