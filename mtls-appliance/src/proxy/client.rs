@@ -439,7 +439,7 @@ impl ClientSession<'_> {
                 upstream,
                 who: caller.identity.fingerprint,
                 client: &self.channel,
-                caller: &caller,
+                caller,
                 head: &head,
                 upgrade: offer.protocols(),
                 origin_head,
