@@ -283,6 +283,9 @@ keys! {
     LIMITS_BODY_BYTES: Size = "limits"."body_bytes",
         Size { least: 1, most: 1 << 50, or: Some(("unlimited", u64::MAX)) }, Default("\"unlimited\""),
         "Size of a request body.";
+    LIMITS_BODY_RATE: Size = "limits"."body_rate",
+        Size { least: 1, most: 1 << 30, or: Some(("any", 0)) }, Default("\"240B\""),
+        "Bytes per second that a peer must give or take of a body on average, while it is waited for.";
     LIMITS_REQUESTS_PER_CONNECTION: Count = "limits"."requests_per_connection",
         Count { least: 1, most: 1_000_000_000 }, Default("1000000"),
         "Requests served on one client connection.";
@@ -295,6 +298,8 @@ keys! {
         "Between two requests on a client connection.";
     TIMEOUTS_BODY: Span = "timeouts"."body", up_to(3600), Default("\"30s\""),
         "Between two advances of a body, in either direction.";
+    TIMEOUTS_BODY_GRACE: Span = "timeouts"."body_grace", up_to(3600), Default("\"60s\""),
+        "How far a peer may fall behind `limits.body_rate` in one body.";
     TIMEOUTS_TUNNEL_IDLE: Span = "timeouts"."tunnel_idle", up_to(86_400), Default("\"10m\""),
         "How long nothing may move in either direction of a tunnel (`upgrade` of a site).";
     TIMEOUTS_CONNECT: Span = "timeouts"."connect", up_to(300), Default("\"5s\""),

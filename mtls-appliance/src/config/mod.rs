@@ -350,6 +350,8 @@ pub struct Limits {
     pub target_bytes: usize,
     /// Bytes of a request body; `u64::MAX` when not limited.
     pub body_bytes: u64,
+    /// Bytes per second that a peer must give or take of a body; 0 when any rate is good enough.
+    pub body_rate: u64,
     /// Requests served on one client connection.
     pub requests_per_connection: u64,
 }
@@ -365,6 +367,8 @@ pub struct Timeouts {
     pub idle: Duration,
     /// Between two advances of a body or of writing it.
     pub body: Duration,
+    /// How far a peer may fall behind [`Limits::body_rate`].
+    pub body_grace: Duration,
     /// Without a byte in either direction of a tunnel.
     pub tunnel_idle: Duration,
     /// TCP and TLS towards the origin.

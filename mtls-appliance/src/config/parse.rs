@@ -348,6 +348,7 @@ impl<'t> Reader<'t> {
         let head_fields = self.number(&keys::LIMITS_HEAD_FIELDS);
         let target_bytes = self.number(&keys::LIMITS_TARGET_BYTES);
         let body_bytes = self.value(&keys::LIMITS_BODY_BYTES);
+        let body_rate = self.value(&keys::LIMITS_BODY_RATE);
         let requests_per_connection = self.value(&keys::LIMITS_REQUESTS_PER_CONNECTION);
         if let (Some(target), Some(head)) = (target_bytes, head_bytes)
             && target >= head
@@ -365,6 +366,7 @@ impl<'t> Reader<'t> {
             head_fields: head_fields?,
             target_bytes: target_bytes?,
             body_bytes: body_bytes?,
+            body_rate: body_rate?,
             requests_per_connection: requests_per_connection?,
         })
     }
@@ -374,6 +376,7 @@ impl<'t> Reader<'t> {
         let header = self.value(&keys::TIMEOUTS_HEADER);
         let idle = self.value(&keys::TIMEOUTS_IDLE);
         let body = self.value(&keys::TIMEOUTS_BODY);
+        let body_grace = self.value(&keys::TIMEOUTS_BODY_GRACE);
         let tunnel_idle = self.value(&keys::TIMEOUTS_TUNNEL_IDLE);
         let connect = self.value(&keys::TIMEOUTS_CONNECT);
         let response = self.value(&keys::TIMEOUTS_RESPONSE);
@@ -384,6 +387,7 @@ impl<'t> Reader<'t> {
             header: header?,
             idle: idle?,
             body: body?,
+            body_grace: body_grace?,
             tunnel_idle: tunnel_idle?,
             connect: connect?,
             response: response?,

@@ -103,12 +103,14 @@ head_bytes = "64KiB"
 head_fields = 50
 target_bytes = "1024B"
 body_bytes = "10MiB"
+body_rate = "any"
 requests_per_connection = 5
 [timeouts]
 handshake = "500ms"
 header = "1s"
 idle = "2m"
 body = "1s"
+body_grace = "5s"
 tunnel_idle = "1h"
 connect = "1s"
 response = "1h"
@@ -159,6 +161,7 @@ fn the_least_configuration_gets_the_defaults() {
     assert_eq!(config.control_socket, Path::new("/run/mtls-appliance/control.sock"));
     assert_eq!(config.limits.head_bytes, 32 * 1024);
     assert_eq!(config.limits.body_bytes, u64::MAX);
+    assert_eq!((config.limits.body_rate, config.timeouts.body_grace), (240, Duration::from_secs(60)));
     assert_eq!(config.timeouts.handshake, Duration::from_secs(10));
     assert_eq!(config.timeouts.idle, Duration::from_secs(60));
     assert_eq!(config.timeouts.tunnel_idle, Duration::from_secs(600));
@@ -184,6 +187,7 @@ fn every_key_can_be_set() {
     assert_eq!(config.registry_files, [Path::new("/etc/appliance/r1"), Path::new("/r2")]);
     assert_eq!(config.control_socket, Path::new("/etc/appliance/control.sock"));
     assert_eq!(config.limits.body_bytes, 10 << 20);
+    assert_eq!((config.limits.body_rate, config.timeouts.body_grace), (0, Duration::from_secs(5)));
     assert_eq!(config.timeouts.handshake, Duration::from_millis(500));
     assert_eq!(config.log_file.as_deref(), Some(Path::new("/etc/appliance/log/appliance.log")));
 }

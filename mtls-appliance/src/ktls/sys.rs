@@ -35,6 +35,17 @@ fn check(result: libc::c_int) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// How many bytes a TCP socket holds that the peer has not acknowledged yet, sent or not (`SIOCOUTQ` of `tcp(7)`).
+///
+/// # Errors
+/// The socket is not connected.
+pub fn unacknowledged(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut held: libc::c_int = 0;
+    // SAFETY: this request writes one `int` to where the pointer shows, and `held` lives through the call.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut held) })?;
+    Ok(u64::from(held.unsigned_abs()))
+}
+
 /// Sets the upper layer protocol of an established TCP socket to `tls`.
 pub(super) fn enable(socket: BorrowedFd<'_>) -> io::Result<()> {
     let name = b"tls";

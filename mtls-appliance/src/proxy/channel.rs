@@ -15,14 +15,17 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::buffer::Buffer;
+use super::pace::Pace;
 use crate::ktls::session::{KernelError, Received};
 use crate::ktls::splice::Pipe;
-use crate::ktls::{KernelSession, NotOffloaded};
+use crate::ktls::{KernelSession, NotOffloaded, unacknowledged};
 use crate::telemetry::Counters;
 use crate::tls::session::Session;
 
 /// Ciphertext read at once in userspace.
 const READ_AT_ONCE: usize = 64 * 1024;
+/// How often a peer that takes nothing into its window is looked at: it may still take what the socket holds.
+const LOOK: Duration = Duration::from_secs(1);
 /// Plaintext encrypted at once in userspace: four full records.
 const ENCRYPT_AT_ONCE: usize = 64 * 1024;
 
@@ -32,19 +35,22 @@ thread_local! {
 }
 
 /// How long to wait for the peer.
-#[derive(Debug, Clone, Copy)]
-pub enum Patience {
+#[derive(Clone, Copy)]
+pub enum Patience<'a> {
     /// This long for each advance.
     Stall(Duration),
     /// Until then, whatever happens.
     Until(Instant),
+    /// As long as the peer keeps its pace.
+    Pace(&'a Pace<'a>),
 }
 
-impl Patience {
+impl Patience<'_> {
     fn deadline(self) -> Instant {
         match self {
             Self::Stall(duration) => Instant::now() + duration,
             Self::Until(instant) => instant,
+            Self::Pace(pace) => pace.deadline(Instant::now()),
         }
     }
 }
@@ -55,9 +61,12 @@ pub enum ChannelError {
     /// FIN came without close_notify.
     #[error("the connection ended without close_notify")]
     Truncated,
-    /// The peer was too slow.
+    /// The peer stood still.
     #[error("the peer did not advance in time")]
     TimedOut,
+    /// The peer advanced, but too slowly on average.
+    #[error("the peer was too slow")]
+    TooSlow,
     /// In the kernel.
     #[error(transparent)]
     Kernel(#[from] KernelError),
@@ -75,6 +84,7 @@ impl ChannelError {
         match self {
             Self::Truncated => "truncated",
             Self::TimedOut => "timed_out",
+            Self::TooSlow => "too_slow",
             Self::Kernel(KernelError::Record(error)) => error.reason(),
             Self::Kernel(KernelError::Alert(_)) | Self::Tls(rustls::Error::AlertReceived(_)) => "alert_received",
             Self::Kernel(KernelError::KeyUpdate(_)) => "key_update_not_possible",
@@ -305,7 +315,7 @@ impl Channel {
     ///
     /// # Errors
     /// See [`ChannelError`].
-    pub async fn read(&self, buffer: &mut Buffer, patience: Patience) -> Result<Read, ChannelError> {
+    pub async fn read(&self, buffer: &mut Buffer, patience: Patience<'_>) -> Result<Read, ChannelError> {
         loop {
             if let Some(read) = self.try_read(buffer)? {
                 return Ok(read);
@@ -318,17 +328,42 @@ impl Channel {
     ///
     /// # Errors
     /// Time is up, or the socket failed.
-    pub async fn readable(&self, patience: Patience) -> Result<(), ChannelError> {
-        match timeout_at(patience.deadline(), self.tcp.readable()).await {
-            Ok(result) => Ok(result?),
-            Err(_) => Err(ChannelError::TimedOut),
+    pub async fn readable(&self, patience: Patience<'_>) -> Result<(), ChannelError> {
+        let begin = Instant::now();
+        let ready = timeout_at(patience.deadline(), self.tcp.readable()).await;
+        if let Patience::Pace(pace) = patience {
+            pace.waited(begin.elapsed());
+            return ready.map_or_else(|_| Err(pace.verdict()), |result| Ok(result?));
         }
+        ready.map_or(Err(ChannelError::TimedOut), |result| Ok(result?))
     }
 
-    async fn writable(&self, patience: Patience) -> Result<(), ChannelError> {
-        match timeout_at(patience.deadline(), self.tcp.writable()).await {
-            Ok(result) => Ok(result?),
-            Err(_) => Err(ChannelError::TimedOut),
+    async fn writable(&self, patience: Patience<'_>) -> Result<(), ChannelError> {
+        let Patience::Pace(pace) = patience else {
+            let ready = timeout_at(patience.deadline(), self.tcp.writable()).await;
+            return ready.map_or(Err(ChannelError::TimedOut), |result| Ok(result?));
+        };
+        // The socket may hold megabytes, and takes more only when a good part of them is gone: what the peer takes
+        // meanwhile is seen by what it has acknowledged.
+        let mut advanced = Instant::now();
+        let mut looked = advanced;
+        let mut held = unacknowledged(self.tcp.as_fd())?;
+        loop {
+            let deadline = pace.deadline(advanced);
+            let ready = timeout_at(deadline.min(looked + LOOK), self.tcp.writable()).await;
+            let now = Instant::now();
+            pace.waited(now - looked);
+            let holds = unacknowledged(self.tcp.as_fd())?;
+            if holds < held {
+                pace.advanced(held - holds);
+                advanced = now;
+            }
+            (looked, held) = (now, holds);
+            match ready {
+                Ok(result) => return Ok(result?),
+                Err(_) if now >= deadline && now != advanced => return Err(pace.verdict()),
+                Err(_) => {}
+            }
         }
     }
 
@@ -336,7 +371,7 @@ impl Channel {
     ///
     /// # Errors
     /// See [`ChannelError`].
-    pub async fn write_all(&self, parts: &[&[u8]], patience: Patience) -> Result<(), ChannelError> {
+    pub async fn write_all(&self, parts: &[&[u8]], patience: Patience<'_>) -> Result<(), ChannelError> {
         let total: usize = parts.iter().map(|part| part.len()).sum();
         let mut done = 0;
         while done < total {
@@ -416,7 +451,7 @@ impl Channel {
     }
 
     /// Waits until everything encrypted in userspace was taken by the socket.
-    async fn flush(&self, patience: Patience) -> Result<(), ChannelError> {
+    async fn flush(&self, patience: Patience<'_>) -> Result<(), ChannelError> {
         loop {
             match &mut *self.records.borrow_mut() {
                 Records::Kernel(_) => return Ok(()),
@@ -440,7 +475,7 @@ impl Channel {
         &self,
         pipe: &mut Pipe,
         limit: usize,
-        patience: Patience,
+        patience: Patience<'_>,
     ) -> Result<Option<usize>, ChannelError> {
         loop {
             match self.try_splice_into(pipe, limit)? {
@@ -474,7 +509,7 @@ impl Channel {
     ///
     /// # Errors
     /// See [`ChannelError`].
-    pub async fn splice_from(&self, pipe: &mut Pipe, patience: Patience) -> Result<(), ChannelError> {
+    pub async fn splice_from(&self, pipe: &mut Pipe, patience: Patience<'_>) -> Result<(), ChannelError> {
         while pipe.held() > 0 {
             let moved = match &mut *self.records.borrow_mut() {
                 Records::User(_) => return Err(io::Error::from(io::ErrorKind::Unsupported).into()),
@@ -551,7 +586,7 @@ impl Channel {
     ///
     /// # Errors
     /// See [`ChannelError`].
-    pub async fn finish(&self, patience: Patience) -> Result<(), ChannelError> {
+    pub async fn finish(&self, patience: Patience<'_>) -> Result<(), ChannelError> {
         self.flush(patience).await?;
         while !self.finished.get() {
             match &mut *self.records.borrow_mut() {

@@ -17,6 +17,7 @@ use super::channel::{Channel, ChannelError, Patience, Read};
 use super::client::Caller;
 use super::date;
 use super::origin::response_patience;
+use super::pace::Pace;
 use super::pool::{Errand, Lease, Link, Pool};
 use super::relay::{Moved, Relay, RelayError};
 use super::tunnel::Tunnel;
@@ -224,7 +225,8 @@ impl Request<'_> {
             buffer,
             to: &link.channel,
             pending,
-            patience: stall,
+            giving: Pace::giving(config, None),
+            taking: Pace::taking(config),
             splice_from,
             limit: config.limits.body_bytes,
             counters: &self.shared.counters,
@@ -240,6 +242,7 @@ impl Request<'_> {
             }
         });
         let mut uploaded: Option<Result<(), RelayError>> = None;
+        let uploading = Cell::new(true);
         let mut answer = Answer::new(self, &link.channel, &mut link.buffer);
 
         // The head of the answer, while the request body is still on its way.
@@ -252,6 +255,7 @@ impl Request<'_> {
                         return Err(answer.broken(failure, false, false));
                     }
                     uploaded = Some(result);
+                    uploading.set(false);
                     answer.request_sent = Some(Instant::now());
                 }
                 head = answer.head(patience) => match head {
@@ -283,6 +287,10 @@ impl Request<'_> {
                     }
                     Err(fault) => {
                         let in_step = matches!(uploaded, Some(Ok(())));
+                        if matches!(uploaded, Some(Err(RelayError::To(ChannelError::TooSlow)))) {
+                            let failure = Failure::origin("request_read_too_slow", 504);
+                            return Err(answer.broken(failure, false, false));
+                        }
                         // A reused connection that broke before a single byte of an answer: it had been closed.
                         let retry = replayable && fault.unanswered && answer.buffer.is_empty() && answer.interims == 0;
                         return Err(answer.broken(fault.failure, retry, in_step));
@@ -293,7 +301,9 @@ impl Request<'_> {
 
         // The body of the answer; the upload goes on beside it if the origin answered early.
         let status = head.status();
-        let mut download = answer.begin(&head, &plan, stall, splice_from, down);
+        // An origin whose answer follows the request, as an echo does, is not to blame for a slow client.
+        let giving = Pace::giving(config, Some(&uploading));
+        let mut download = answer.begin(&head, &plan, (giving, Pace::taking(config)), splice_from, down);
         let chunks = self.live.response_chunks();
         let mut download = pin!(async move {
             match head.framing() {
@@ -312,6 +322,7 @@ impl Request<'_> {
                         return Err(Broken::During { failure, status });
                     }
                     uploaded = Some(result);
+                    uploading.set(false);
                 }
             }
         };
@@ -332,7 +343,9 @@ impl Request<'_> {
             }),
             Err(error) => {
                 let failure = match &error {
+                    RelayError::To(ChannelError::TooSlow) => Failure::client("response_read_too_slow", 0),
                     RelayError::To(_) => Failure::client(error.reason(), 0),
+                    RelayError::From(ChannelError::TooSlow) => Failure::origin("response_body_too_slow", 502),
                     _ => Failure::origin(error.reason(), 502),
                 };
                 Err(Broken::During { failure, status })
@@ -389,6 +402,7 @@ fn client_fault(result: &Result<(), RelayError>) -> Option<Failure> {
     match result {
         Ok(()) | Err(RelayError::To(_)) => None,
         Err(RelayError::From(ChannelError::TimedOut)) => Some(Failure::client("request_body_timed_out", 408)),
+        Err(RelayError::From(ChannelError::TooSlow)) => Some(Failure::client("request_body_too_slow", 408)),
         Err(error @ RelayError::Framing(fault)) => Some(Failure::client(error.reason(), fault.status())),
         Err(error @ RelayError::TooLarge) => Some(Failure::client(error.reason(), 413)),
         Err(error @ (RelayError::From(_) | RelayError::Incomplete)) => Some(Failure::client(error.reason(), 400)),
@@ -434,7 +448,7 @@ impl<'a> Answer<'a> {
 
     /// How long to wait for the head: not limited while the request is on its way, since the upload has its own
     /// deadline; short when the origin stopped taking it.
-    fn patience(&self, uploaded: Option<&Result<(), RelayError>>, response: Duration) -> Patience {
+    fn patience(&self, uploaded: Option<&Result<(), RelayError>>, response: Duration) -> Patience<'static> {
         response_patience(match (uploaded, self.request_sent) {
             (Some(Ok(())), Some(sent)) => Some(sent + response),
             (Some(Err(_)), Some(sent)) => Some(sent + LAST_WORDS.min(response)),
@@ -442,7 +456,7 @@ impl<'a> Answer<'a> {
         })
     }
 
-    async fn head(&mut self, patience: Patience) -> Result<ResponseHead, HeadFault> {
+    async fn head(&mut self, patience: Patience<'_>) -> Result<ResponseHead, HeadFault> {
         loop {
             match parse_response_with(&mut self.scanner, self.buffer.filled(), &self.exchange, &self.limits) {
                 Ok(Some(head)) => return Ok(head),
@@ -471,7 +485,12 @@ impl<'a> Answer<'a> {
     }
 
     /// Passes an interim response on, or drops it.
-    async fn interim(&mut self, head: &ResponseHead, plan: &ResponsePlan, patience: Patience) -> Result<(), Failure> {
+    async fn interim(
+        &mut self,
+        head: &ResponseHead,
+        plan: &ResponsePlan,
+        patience: Patience<'_>,
+    ) -> Result<(), Failure> {
         self.interims += 1;
         if self.interims > MAX_INTERIM {
             return Err(Failure::origin("interim_response_flood", 502));
@@ -500,7 +519,7 @@ impl<'a> Answer<'a> {
         mut self,
         head: &ResponseHead,
         plan: &ResponsePlan,
-        patience: Patience,
+        (giving, taking): (Pace<'a>, Pace<'a>),
         splice_from: Result<u64, DataPath>,
         moved: &'a Cell<Moved>,
     ) -> Relay<'a> {
@@ -510,7 +529,8 @@ impl<'a> Answer<'a> {
             buffer: self.buffer,
             to: self.client,
             pending,
-            patience,
+            giving,
+            taking,
             splice_from,
             limit: self.body_bytes,
             counters: &self.shared.counters,

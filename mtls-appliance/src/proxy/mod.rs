@@ -11,6 +11,7 @@ mod client;
 mod date;
 mod exchange;
 mod origin;
+mod pace;
 mod pool;
 mod relay;
 mod report;

@@ -115,7 +115,7 @@ pub(super) fn log_failure(shared: &Shared, upstream: &Upstream, address: SocketA
 }
 
 /// Reads and waits with the patience for a whole response head.
-pub(super) fn response_patience(deadline: Option<Instant>) -> Patience {
+pub(super) fn response_patience(deadline: Option<Instant>) -> Patience<'static> {
     // Without a deadline the client's upload, which has its own, is what is being waited for.
     Patience::Until(deadline.unwrap_or_else(|| Instant::now() + std::time::Duration::from_secs(86_400)))
 }

@@ -5,6 +5,7 @@
 
 use super::buffer::Buffer;
 use super::channel::{Channel, ChannelError, Patience, Read};
+use super::pace::Pace;
 use crate::http1::{ChunkDecoder, ChunkError, ChunkEvent, ChunkStep, NameFilter, write_chunk_header};
 use crate::ktls::splice::Pipe;
 use crate::telemetry::{Counters, DataPath};
@@ -62,7 +63,10 @@ pub(super) struct Relay<'a> {
     pub(super) to: &'a Channel,
     /// Bytes to be written before the next: the head, so that it shares a record with the first part of the body.
     pub(super) pending: Vec<u8>,
-    pub(super) patience: Patience,
+    /// Of the side it comes from.
+    pub(super) giving: Pace<'a>,
+    /// Of the side it goes to.
+    pub(super) taking: Pace<'a>,
     /// Remaining lengths from here on are spliced, or why none is.
     pub(super) splice_from: Result<u64, DataPath>,
     /// Longest body; for framings that do not say the length beforehand.
@@ -103,7 +107,7 @@ impl Relay<'_> {
     /// Writes what is pending.
     pub(super) async fn flush(&mut self) -> Result<(), RelayError> {
         if !self.pending.is_empty() {
-            self.to.write_all(&[&self.pending], self.patience).await.map_err(RelayError::To)?;
+            self.to.write_all(&[&self.pending], Patience::Pace(&self.taking)).await.map_err(RelayError::To)?;
             self.pending.clear();
         }
         Ok(())
@@ -111,13 +115,17 @@ impl Relay<'_> {
 
     /// Reads more; what is pending is written first when that means waiting.
     async fn more(&mut self) -> Result<Read, RelayError> {
-        match self.from.try_read(self.buffer).map_err(RelayError::From)? {
-            Some(read) => Ok(read),
+        let read = match self.from.try_read(self.buffer).map_err(RelayError::From)? {
+            Some(read) => read,
             None => {
                 self.flush().await?;
-                self.from.read(self.buffer, self.patience).await.map_err(RelayError::From)
+                self.from.read(self.buffer, Patience::Pace(&self.giving)).await.map_err(RelayError::From)?
             }
+        };
+        if let Read::Data(n) = read {
+            self.giving.advanced(n as u64);
         }
+        Ok(read)
     }
 
     /// Moves exactly `length` bytes.
@@ -129,7 +137,7 @@ impl Relay<'_> {
             if !self.buffer.is_empty() {
                 let n = usize::try_from(length).unwrap_or(usize::MAX).min(self.buffer.len());
                 let parts = [&self.pending[..], &self.buffer.filled()[..n]];
-                self.to.write_all(&parts, self.patience).await.map_err(RelayError::To)?;
+                self.to.write_all(&parts, Patience::Pace(&self.taking)).await.map_err(RelayError::To)?;
                 self.pending.clear();
                 self.buffer.consume(n);
                 self.copied(n);
@@ -176,11 +184,14 @@ impl Relay<'_> {
             },
         };
         let limit = usize::try_from(length.min(SPLICE_AT_ONCE)).unwrap_or(usize::MAX);
-        let Some(n) = self.from.splice_into(pipe, limit, self.patience).await.map_err(RelayError::From)? else {
+        let filled =
+            self.from.splice_into(pipe, limit, Patience::Pace(&self.giving)).await.map_err(RelayError::From)?;
+        let Some(n) = filled else {
             self.copying_because(DataPath::KernelControlRecord);
             return Ok(None);
         };
-        self.to.splice_from(pipe, self.patience).await.map_err(RelayError::To)?;
+        self.giving.advanced(n as u64);
+        self.to.splice_from(pipe, Patience::Pace(&self.taking)).await.map_err(RelayError::To)?;
         self.spliced(n);
         Ok(Some(n))
     }
@@ -197,7 +208,7 @@ impl Relay<'_> {
             if !self.buffer.is_empty() {
                 let n = self.buffer.len();
                 let parts = [&self.pending[..], self.buffer.filled()];
-                self.to.write_all(&parts, self.patience).await.map_err(RelayError::To)?;
+                self.to.write_all(&parts, Patience::Pace(&self.taking)).await.map_err(RelayError::To)?;
                 self.pending.clear();
                 self.buffer.consume(n);
                 self.copied(n);

@@ -267,7 +267,7 @@ impl Direction<'_> {
         Ok(filled)
     }
 
-    fn stall(&self) -> Patience {
+    fn stall(&self) -> Patience<'static> {
         Patience::Stall(self.tunnel.live.config.timeouts.body)
     }
 

@@ -79,6 +79,7 @@ fn each_request_is_counted_under_the_way_of_its_bodies(lab: &Lab) -> anyhow::Res
     ask_all(&appliance, &mut client)?;
     client.send_head("OPTIONS", "*", &["Max-Forwards: 0"])?;
     ensure!(client.response("OPTIONS")?.status == 204);
+    appliance.wait_requests(WAYS.len() + 1)?;
     let count = |name: &str| appliance.counter(&format!("data_path.{name}"));
     let all = appliance.status()?["counters"].as_object().context("no counters")?.clone();
     let total: u64 =

@@ -21,6 +21,7 @@ mod origin_faults;
 mod origin_pool;
 mod origin_tls;
 mod other_stacks;
+mod pace;
 mod records;
 mod refusals;
 mod reload;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         bodies::CASES,
         data_path::CASES,
         truncation::CASES,
+        pace::CASES,
         tunnels::CASES,
         origin_faults::CASES,
         origin_tls::CASES,

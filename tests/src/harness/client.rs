@@ -253,6 +253,24 @@ impl Client {
         self.receive("GET", &mut |_| {})
     }
 
+    /// The same by a client that does something with each piece, at most 16 KiB, before it reads the next.
+    ///
+    /// # Errors
+    /// When the response is not whole and well-formed.
+    pub fn download_with(&mut self, target: &str, each: &mut dyn FnMut(&[u8])) -> anyhow::Result<Response> {
+        self.send_head("GET", target, &[])?;
+        self.receive("GET", each)
+    }
+
+    /// Makes the kernel take little before it is read, so that a slow reader is one on the wire too.
+    ///
+    /// # Errors
+    /// When the socket is gone.
+    pub fn narrow(self) -> anyhow::Result<Self> {
+        rustix::net::sockopt::set_socket_recv_buffer_size(&self.stream.sock, 64 * 1024)?;
+        Ok(self)
+    }
+
     /// Reads to the end of the connection; says whether it ended properly, with close_notify.
     ///
     /// # Errors

@@ -73,6 +73,13 @@ pub(super) async fn answer(
             journal.body(connection, bytes, &sha256, &request.body.trailers);
             return Ok(after);
         }
+        "sip" => {
+            sip(wire, &mut request, &target).await?;
+            let (bytes, sha256) = wire.whole_body(&mut request.body).await?;
+            journal.body(connection, bytes, &sha256, &request.body.trailers);
+            plain(wire, 200, "drunk\n", &[], head_only).await?;
+            return Ok(after);
+        }
         "drop" => return Ok(Next::Close(how)),
         "unless-sick" if journal.sick() => return Ok(Next::Close(how)),
         "tunnel" => return tunnel::serve(wire, &target, connection, journal).await,
@@ -186,6 +193,21 @@ pub(super) async fn answer(
         _ => plain(wire, 404, "no such behaviour\n", &[], head_only).await?,
     }
     Ok(after)
+}
+
+/// Reads a piece of the body each `ms`, at most a record, until `slow` bytes are read.
+async fn sip(wire: &mut Wire, request: &mut Request, target: &Target) -> anyhow::Result<()> {
+    let (pause, slow) = (Duration::from_millis(target.number("ms", 100)?), target.number("slow", u64::MAX)?);
+    let mut piece = vec![0; target.number("bytes", 16 * 1024)?];
+    let mut drunk = 0;
+    while drunk < slow {
+        match wire.body(&mut request.body, &mut piece).await? {
+            0 => return Ok(()),
+            read => drunk += read as u64,
+        }
+        tokio::time::sleep(pause).await;
+    }
+    Ok(())
 }
 
 async fn echo(wire: &mut Wire, request: &mut Request, head_only: bool) -> anyhow::Result<()> {

@@ -12,6 +12,7 @@
 //! | `/truncate/N?sent=M&how=H`, `/truncate-chunked/N?...`, `/truncate-close/N?...` | the same, but ends after M bytes |
 //! | `/longer/N?extra=K` | K bytes more than its Content-Length says |
 //! | `/slow?ms=T`, `/drip/N?ms=T` | waits before answering; N bytes, one by one |
+//! | `/sip?bytes=K&ms=T&slow=N` | reads K bytes each T ms until N are read, then the rest, then answers |
 //! | `/early?status=S&how=H` | answers and closes without reading the body |
 //! | `/early-reading?status=S` | answers, then reads the body, and keeps the connection |
 //! | `/interim` | 103 and 102 before the 200 |
