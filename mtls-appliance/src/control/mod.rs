@@ -1,7 +1,7 @@
 //! The control socket: who may open it may ask the running appliance for its status, or take its place.
 //!
 //! The socket belongs to the user of the daemon and nobody else may connect (mode 0600). What is said is in
-//! [`protocol`], the status itself in [`status`], both ends of a take-over in [`hand_over`] and [`take_over`].
+//! `protocol`, the status itself in `status`, both ends of a take-over in `hand_over` and `take_over`.
 
 mod hand_over;
 mod protocol;
