@@ -184,17 +184,24 @@ fn tls_1_2_is_refused_when_1_3_is_required(lab: &Lab) -> anyhow::Result<()> {
 
 fn tls_1_2_callers_are_held_to_the_same_rules(lab: &Lab) -> anyhow::Result<()> {
     let origin = lab.origin()?;
-    let appliance = lab.appliance_with(&origin, |s| s.set("tls.minimum_version", "1.2"))?;
-    let curl = |identity: &str| lab.curl(&appliance, identity).arguments(["--tlsv1.2", "--tls-max", "1.2"]);
+    let mut appliance = lab.appliance_with(&origin, |s| s.set("tls.minimum_version", "1.2"))?;
+    let address = appliance.address();
+    let anonymous = || lab.curl_at(&Place::Here, address).arguments(["--tlsv1.2", "--tls-max", "1.2"]);
+    let curl = |identity: &str| anonymous().identity(identity);
     ensure!(curl("client-p256").ok("/headers")?.text().contains("123-45-67890"));
     curl("client-rsa").ok("/bytes/100000")?.must_be_pattern(100_000)?;
-    for identity in ["client-expired", "client-wrong-ca", "client-unregistered", "client-no-serial-number"] {
-        let answer = curl(identity).get("/headers")?;
-        ensure!(answer.exit != 0 && answer.status == 0, "{identity}: {answer}");
+    let refused = [
+        (curl("client-expired"), "certificate_expired"),
+        (curl("client-wrong-ca"), "certificate_unknown_ca"),
+        (curl("client-unregistered"), "unregistered_serial_number"),
+        (curl("client-no-serial-number"), "no_serial_number"),
+        (anonymous(), "no_certificate"),
+    ];
+    for (curl, reason) in refused {
+        let answer = curl.get("/headers")?;
+        ensure!(answer.exit != 0 && answer.status == 0, "{reason}: {answer}");
+        appliance.wait_event(event::HANDSHAKE_FAILED, |line| line["reason"] == reason)?;
     }
-    let anonymous =
-        lab.curl_at(&Place::Here, appliance.address()).arguments(["--tlsv1.2", "--tls-max", "1.2"]).get("/headers")?;
-    ensure!(anonymous.exit != 0 && anonymous.status == 0, "{anonymous}");
     Ok(())
 }
 
@@ -272,11 +279,14 @@ fn half_a_client_hello_is_given_up_on(lab: &Lab) -> anyhow::Result<()> {
 fn a_silent_connection_is_given_up_on(lab: &Lab) -> anyhow::Result<()> {
     let origin = lab.origin()?;
     let mut appliance = lab.appliance_with(&origin, |s| s.set("timeouts.handshake", "1s"))?;
-    let begin = std::time::Instant::now();
-    let answer = bare(&appliance, &[])?;
-    ensure!(only_alerts(&answer), "{answer:?}");
-    ensure!(begin.elapsed() < Duration::from_secs(10), "given up only after {:?}", begin.elapsed());
-    appliance.must_be_alive()
+    noted(&origin, &mut appliance, "handshake_timed_out", |appliance| {
+        let begin = std::time::Instant::now();
+        let answer = bare(appliance, &[])?;
+        ensure!(only_alerts(&answer), "{answer:?}");
+        ensure!(begin.elapsed() < Duration::from_secs(10), "given up only after {:?}", begin.elapsed());
+        Ok(())
+    })
+    .map(drop)
 }
 
 fn a_huge_handshake_is_refused(lab: &Lab) -> anyhow::Result<()> {
