@@ -32,13 +32,12 @@ mod entry {
         let bank = Bank::active();
         let judgement = judge(&XdpPacket::new(&context), &bank);
         maps::count(&judgement);
-        match judgement.reason.action() {
-            Action::Pass => XDP_PASS,
-            Action::Drop => {
-                sample::drop(&context, bank, &judgement);
-                XDP_DROP
-            }
+        if judgement.action == Action::Pass {
+            maps::charge(&judgement);
+        } else {
+            sample::event(&context, bank, &judgement);
         }
+        if judgement.action == Action::Drop { XDP_DROP } else { XDP_PASS }
     }
 
     /// Some helpers are for programs under the GPL; this is the kernel's own word for a choice of licences.

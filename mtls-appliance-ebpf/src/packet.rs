@@ -34,4 +34,9 @@ impl Packet for XdpPacket {
         // no alignment and no invalid values.
         Some(unsafe { *(at as *const [u8; N]) })
     }
+
+    #[inline(always)]
+    fn settle(&self, word: u64) -> u64 {
+        crate::maps::settle(word)
+    }
 }

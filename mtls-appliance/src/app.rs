@@ -426,8 +426,8 @@ pub(crate) async fn reload(shared: &Shared, guard: Option<&Guard>) {
     }
     let outcome = outcome
         .and_then(|live| {
-            if let Some(guard) = guard {
-                guard.update_registry(live.verifier.registry()).map_err(guard_failure)?;
+            if let (Some(guard), Some(config)) = (guard, &live.config.guard) {
+                guard.update(config, live.verifier.registry()).map_err(guard_failure)?;
             }
             Ok(live)
         })
@@ -467,11 +467,13 @@ pub(crate) async fn reload(shared: &Shared, guard: Option<&Guard>) {
 
 /// What only a restart can change.
 fn unchanged(before: &Config, after: &Config) -> Result<(), Failure> {
-    let guard = |config: &Config| config.guard.as_ref().map(|guard| format!("{guard:?}"));
+    let guard = |config: &Config| {
+        config.guard.as_ref().map(|guard| (guard.interface.clone(), guard.attach, guard.pin_dir.clone()))
+    };
     let listener = |config: &Config| (config.listener.addresses.clone(), config.listener.workers);
     let changed = [
         ("[listener]", listener(before) != listener(after)),
-        ("[guard]", guard(before) != guard(after)),
+        ("[guard] interface, attach or pin_dir", guard(before) != guard(after)),
         ("[control]", before.control_socket != after.control_socket),
         ("[log]", before.log_file != after.log_file),
     ];

@@ -191,6 +191,13 @@ impl Daemon {
         }
     }
 
+    /// Tells the guard that the daemon is there.
+    fn beat(&self) {
+        if let Some(Err(error)) = self.guard().map(|guard| guard.beat()) {
+            self.shared.log.event(Level::Error, "guard", json!({ "detail": error.to_string() }));
+        }
+    }
+
     /// Accepts no more connections, and says so.
     fn drain(&self) {
         *lock(&self.listeners) = Arc::new([]);
@@ -212,6 +219,9 @@ impl Daemon {
     }
 }
 
+/// Between two signs of life for the guard; `guard.open_after` is at least three of them.
+const BEAT: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// Handles signals and the control socket until it is time to stop, then lets all threads finish.
 pub(crate) async fn supervise(
     daemon: &Arc<Daemon>,
@@ -222,8 +232,10 @@ pub(crate) async fn supervise(
 ) -> Result<(), Failure> {
     let mut clients = JoinSet::new();
     let mut phase = daemon.shared.phase.subscribe();
+    let mut beats = tokio::time::interval(BEAT);
     let result = loop {
         tokio::select! {
+            _ = beats.tick() => daemon.beat(),
             // Half a service would go unnoticed; a stopped one is started again.
             Some(Err(why)) = reports.recv() => break Err(Failure::Environment(why)),
             _ = signals.terminate.recv() => break Ok(()),
@@ -247,6 +259,7 @@ pub(crate) async fn supervise(
     loop {
         tokio::select! {
             _ = &mut finished => return result,
+            _ = beats.tick() => daemon.beat(),
             _ = signals.hangup.recv() => {
                 daemon.shared.log.event(Level::Warn, "reload", json!({ "outcome": "refused: this process drains" }));
             }

@@ -11,7 +11,11 @@ use rustls::server::{ParsedCertificate, ServerConfig};
 use rustls::sign::CertifiedKey;
 use serde::Serialize;
 
-use crate::config::{Config, HostPattern, Mistakes, OffloadMode, Origin, OriginVerify, PoolMode, Site};
+use mtls_appliance_common::Reason;
+
+use crate::config::{
+    Config, Guard, GuardMode, HostPattern, Mistakes, OffloadMode, Origin, OriginVerify, PoolMode, Site,
+};
 use crate::http1::{ChunkDecoder, ChunkLimits, HeadLimits};
 use crate::identity::{ClientIdentity, ReservedNames};
 use crate::proxy::routing::Routing;
@@ -85,6 +89,7 @@ impl Live {
             }
             _ => None,
         };
+        loader.warnings.extend(config.guard.as_ref().and_then(guard_warning));
         let known = |name: &str| before.and_then(|live| live.origins.iter().find(|known| known.config.name == name));
         let origins: Vec<Option<Upstream>> =
             config.origins.iter().map(|origin| loader.origin(origin, known(&origin.name).map(Arc::as_ref))).collect();
@@ -241,6 +246,19 @@ impl Loader {
         let tls = self.keep(tls)?;
         Some(Upstream::new(origin.clone(), Arc::new(tls), server_name?, before))
     }
+}
+
+/// A guard that lets in what it is there to keep out.
+fn guard_warning(guard: &Guard) -> Option<String> {
+    let unguarded = match guard.mode {
+        GuardMode::Enforce if guard.pass.contains(&Reason::UnregisteredSource) => {
+            "guard.pass has \"unregistered_source\""
+        }
+        GuardMode::Enforce => return None,
+        GuardMode::Observe => "guard.mode = \"observe\"",
+        GuardMode::Off => "guard.mode = \"off\"",
+    };
+    Some(format!("{unguarded}: packets from unregistered sources reach the listener"))
 }
 
 fn unusable(key: &str, path: &Path, problem: String) -> Mistakes {

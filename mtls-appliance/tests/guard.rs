@@ -10,9 +10,10 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
-use mtls_appliance::config::{self, GuardMode};
+use mtls_appliance::config::{self, AttachMode, Budget, GuardMode};
 use mtls_appliance::guard::{GuardCounters, GuardError, LoadedGuard};
 use mtls_appliance::registry::{self, Registry};
+use mtls_appliance_common::layout::{MANAGEMENT, Policy};
 use mtls_appliance_common::{Action, Address, Frame, Judgement, Reason, Tables, judge};
 
 const PORTS: [u16; 3] = [443, 8443, 65535];
@@ -43,20 +44,54 @@ serial_numbers = ["2"]
 sources = ["198.51.100.0/24", "2001:db8:b::/64"]
 "#;
 
-/// What the program's maps hold, for the pure verdict.
-struct Pure<'a>(&'a Registry);
+/// What the program's maps hold, for the pure verdict. Budgets are compared by themselves: they depend on the clock.
+struct Pure<'a> {
+    config: &'a config::Guard,
+    registry: &'a Registry,
+}
 
 impl Tables for Pure<'_> {
-    fn guards(&self, _: &Address, port: u16) -> bool {
-        PORTS.contains(&port)
+    fn policy(&self) -> Policy {
+        let mode = match self.config.mode {
+            GuardMode::Enforce => Policy::ON | Policy::ENFORCE,
+            GuardMode::Observe => Policy::ON,
+            GuardMode::Off => 0,
+        };
+        let any = if self.config.addresses.is_empty() { Policy::ANY_ADDRESS } else { 0 };
+        let drops = self.config.pass.iter().fold(Reason::dropping(), |drops, reason| drops & !reason.bit());
+        Policy { flags: mode | any, drops, ..Policy::default() }
     }
 
-    fn organisation(&self, source: &Address) -> Option<u32> {
-        let source = match source {
-            Address::V4(octets) => IpAddr::from(*octets),
-            Address::V6(octets) => IpAddr::from(*octets),
-        };
-        self.0.prefixes().find(|(prefix, _)| prefix.contains(&source)).map(|(_, at)| at as u32)
+    fn guards_port(&self, port: u16) -> bool {
+        self.config.ports.contains(&port)
+    }
+
+    fn guards_address(&self, destination: &Address) -> bool {
+        self.config.addresses.contains(&destination.ip())
+    }
+
+    fn owner(&self, source: &Address) -> Option<u32> {
+        let source = source.ip();
+        if self.config.management.iter().any(|prefix| prefix.contains(&source)) {
+            return Some(MANAGEMENT);
+        }
+        self.registry.prefixes().find(|(prefix, _)| prefix.contains(&source)).map(|(_, at)| at as u32)
+    }
+
+    fn source_due(&self, _: &Address) -> u64 {
+        0
+    }
+
+    fn organisation_due(&self, _: u32) -> u64 {
+        0
+    }
+
+    fn heartbeat(&self) -> u64 {
+        0
+    }
+
+    fn now(&self) -> u64 {
+        0
     }
 }
 
@@ -71,16 +106,26 @@ fn registry(text: &str) -> Registry {
     registry
 }
 
-/// The program with this registry, or `None` where it cannot be: then the test is skipped.
-fn loaded(test: &str, registry: &Registry) -> Option<LoadedGuard> {
-    let config = config::Guard {
+fn config() -> config::Guard {
+    config::Guard {
         interface: "lo".to_owned(),
         ports: PORTS.to_vec(),
-        mode: GuardMode::Auto,
+        addresses: Vec::new(),
+        management: Vec::new(),
+        mode: GuardMode::Enforce,
+        pass: Vec::new(),
+        source_budget: None,
+        organisation_budget: None,
+        open_after: None,
+        attach: AttachMode::Auto,
         pin_dir: PathBuf::from("/sys/fs/bpf/unused"),
         log_per_second: 1,
-    };
-    let reason = match LoadedGuard::load(&config, registry) {
+    }
+}
+
+/// The program with this registry, or `None` where it cannot be: then the test is skipped.
+fn loaded(test: &str, registry: &Registry) -> Option<LoadedGuard> {
+    let reason = match LoadedGuard::load(&config(), registry) {
         Ok(guard) => return Some(guard),
         Err(error @ (GuardError::NoProgram | GuardError::Privileges { .. } | GuardError::NoBpf(_))) => error,
         Err(error) => panic!("{error}"),
@@ -246,19 +291,33 @@ fn counted(before: &GuardCounters, after: &GuardCounters) -> (&'static str, Opti
 }
 
 #[track_caller]
-fn compare(guard: &mut LoadedGuard, registry: &Registry, frames: impl Iterator<Item = Vec<u8>>) {
+fn compare(
+    guard: &mut LoadedGuard,
+    config: &config::Guard,
+    registry: &Registry,
+    frames: impl Iterator<Item = Vec<u8>>,
+) {
     let mut before = guard.counters().unwrap();
     for frame in frames {
-        let Judgement { reason, organisation, .. } = judge(&Frame(&frame), &Pure(registry));
+        let judgement = judge(&Frame(&frame), &Pure { config, registry });
+        let Judgement { action, organisation, .. } = judgement;
+        let reason = judgement.reason();
         let (returned, _) = guard.run(&frame, 1).unwrap();
         let after = guard.counters().unwrap();
         let counted = counted(&before, &after);
         let organisation = organisation.map(|at| registry.organisations[at as usize].codes[0].clone());
         assert_eq!(counted, (reason.name(), organisation), "{frame:02x?}");
-        let expected = match reason.action() {
-            Action::Drop => 1,
-            Action::Pass => 2,
+        let (expected, row) = match action {
+            Action::Drop => (1, (0, 1, 0)),
+            Action::Pass => (2, (1, 0, 0)),
+            Action::Observed => (2, (0, 0, 1)),
         };
+        let [old, new] = [&before, &after].map(|counters| counters.reasons[reason.index() as usize].clone());
+        assert_eq!(
+            (new.passed - old.passed, new.dropped - old.dropped, new.observed - old.observed),
+            row,
+            "{reason:?}"
+        );
         assert_eq!(returned, expected, "{reason:?} {frame:02x?}");
         before = after;
     }
@@ -268,14 +327,110 @@ fn compare(guard: &mut LoadedGuard, registry: &Registry, frames: impl Iterator<I
 fn the_program_and_the_pure_verdict_agree_on_crafted_packets() {
     let registry = registry(FIRST);
     let corpus = corpus();
-    for reason in Reason::ALL {
-        let some = corpus.iter().any(|frame| judge(&Frame(frame), &Pure(&registry)).reason == *reason);
+    let config = config();
+    let found = |frame: &Vec<u8>| judge(&Frame(frame), &Pure { config: &config, registry: &registry }).reason();
+    for reason in Reason::ALL.iter().filter(|reason| !OTHERWISE.contains(reason)) {
+        let some = corpus.iter().any(|frame| found(frame) == *reason);
         assert!(some || *reason == Reason::MalformedIp, "no packet for {reason:?}");
     }
     let Some(mut guard) = loaded("the_program_and_the_pure_verdict_agree_on_crafted_packets", &registry) else {
         return;
     };
-    compare(&mut guard, &registry, corpus.into_iter());
+    compare(&mut guard, &config, &registry, corpus.into_iter());
+}
+
+/// Reasons that the plain configuration does not give.
+const OTHERWISE: [Reason; 5] =
+    [Reason::Off, Reason::Management, Reason::SourceOverBudget, Reason::OrganisationOverBudget, Reason::DaemonGone];
+
+#[test]
+fn the_program_and_the_pure_verdict_agree_in_every_mode_and_about_addresses() {
+    let registry = registry(FIRST);
+    let name = "the_program_and_the_pure_verdict_agree_in_every_mode_and_about_addresses";
+    let Some(mut guard) = loaded(name, &registry) else { return };
+    let management: Vec<_> =
+        ["9.9.9.0/24", "192.0.2.77/32", "2001:db8:a::/64"].iter().map(|prefix| prefix.parse().unwrap()).collect();
+    let addresses: [Vec<IpAddr>; 4] = [
+        vec![],
+        vec!["192.0.2.1".parse().unwrap()],
+        vec!["2001:db8::1".parse().unwrap(), "192.0.2.9".parse().unwrap()],
+        vec!["10.0.0.1".parse().unwrap()],
+    ];
+    for mode in [GuardMode::Enforce, GuardMode::Observe, GuardMode::Off] {
+        for addresses in &addresses {
+            for management in [&[][..], &management] {
+                let config = config::Guard {
+                    mode,
+                    addresses: addresses.clone(),
+                    management: management.to_vec(),
+                    pass: vec![Reason::FragmentOffsetOne, Reason::Ipv6HeaderLimit],
+                    ..config()
+                };
+                guard.update(&config, &registry).unwrap();
+                compare(&mut guard, &config, &registry, corpus().into_iter());
+            }
+        }
+    }
+}
+
+#[test]
+fn budgets_bound_new_connections_by_source_and_by_organisation() {
+    let registry = registry(FIRST);
+    let name = "budgets_bound_new_connections_by_source_and_by_organisation";
+    let Some(guard) = loaded(name, &registry) else { return };
+    let budget = |rate, burst| Some(Budget { rate, burst });
+    // So slow that the clock does not matter here.
+    let config = config::Guard { source_budget: budget(1, 5), organisation_budget: budget(1, 12), ..config() };
+    guard.update(&config, &registry).unwrap();
+    let syn = |source| ethernet(0x0800, &ipv4(source, 0, 0, 6, &tcp(443)));
+    let with_flags = |source, flags| {
+        let mut segment = tcp(443);
+        segment[13] = flags;
+        ethernet(0x0800, &ipv4(source, 0, 0, 6, &segment))
+    };
+    let passed = |frame: &[u8]| (0..10).filter(|_| guard.run(frame, 1).unwrap().0 == 2).count();
+    let begun = std::time::Instant::now();
+    let (first, second) = (passed(&syn([198, 51, 100, 1])), passed(&syn([198, 51, 100, 2])));
+    let third = passed(&syn([198, 51, 100, 3]));
+    let again = begun.elapsed().as_secs() as usize + 1;
+    assert!((5..=5 + again).contains(&first) && (5..=5 + again).contains(&second), "{first} {second} of ten");
+    assert!((2..=2 + 3 * again).contains(&third), "the organisation's budget has {third} left");
+    assert_eq!(passed(&with_flags([198, 51, 100, 1], 0x10)), 10, "live connections are not touched");
+    assert_eq!(passed(&syn([203, 0, 113, 200])).min(5), 5, "another organisation has its own");
+    // One /64 is one source.
+    let v6 = |source: &str| ethernet(0x86dd, &ipv6(source.parse().unwrap(), &[], 6, &tcp(443)));
+    let of_64 = [v6("2001:db8:b::7")].iter().map(|frame| passed(frame)).sum::<usize>();
+    assert!(of_64 <= 5 + again, "{of_64}");
+    let counters = guard.counters().unwrap();
+    assert!(counters.reason("source_over_budget") > 0 && counters.reason("organisation_over_budget") > 0);
+    let organisation = counters.organisations.iter().find(|count| count.code == "ORGA").unwrap();
+    assert_eq!(organisation.over_budget as usize, 30 - first - second - third);
+    // Observed, the same packets pass and are counted as what they would be.
+    guard.update(&config::Guard { mode: GuardMode::Observe, ..config.clone() }, &registry).unwrap();
+    assert_eq!(passed(&syn([198, 51, 100, 1])), 10);
+    let reasons = guard.counters().unwrap().reasons;
+    assert!(reasons.iter().any(|count| count.reason == "source_over_budget" && count.observed > 0));
+    // Without budgets nothing of it matters.
+    guard.update(&config::Guard { source_budget: None, organisation_budget: None, ..config }, &registry).unwrap();
+    assert_eq!(passed(&syn([198, 51, 100, 1])), 10);
+}
+
+#[test]
+fn a_daemon_that_is_gone_opens_the_guard_only_if_it_should() {
+    let registry = registry(FIRST);
+    let Some(guard) = loaded("a_daemon_that_is_gone_opens_the_guard_only_if_it_should", &registry) else { return };
+    let stranger = ethernet(0x0800, &ipv4([9, 9, 9, 9], 0, 0, 6, &tcp(443)));
+    let verdict = || guard.run(&stranger, 1).unwrap().0;
+    assert_eq!(verdict(), 1, "never a beat, and drops go on");
+    let open_after = std::time::Duration::from_secs(1);
+    guard.beat().unwrap();
+    guard.update(&config::Guard { open_after: Some(open_after), ..config() }, &registry).unwrap();
+    assert_eq!(verdict(), 1);
+    std::thread::sleep(open_after + std::time::Duration::from_millis(200));
+    assert_eq!(verdict(), 2);
+    assert_eq!(guard.counters().unwrap().reason("daemon_gone"), 1);
+    guard.beat().unwrap();
+    assert_eq!(verdict(), 1, "it is back");
 }
 
 #[test]
@@ -292,11 +447,13 @@ fn the_program_and_the_pure_verdict_agree_on_mutated_packets() {
             random.mutate(&corpus[at])
         })
         .collect();
-    for reason in Reason::ALL {
-        let count = frames.iter().filter(|frame| judge(&Frame(frame), &Pure(&registry)).reason == *reason).count();
+    let config = config();
+    let found = |frame: &Vec<u8>| judge(&Frame(frame), &Pure { config: &config, registry: &registry }).reason();
+    for reason in Reason::ALL.iter().filter(|reason| !OTHERWISE.contains(reason)) {
+        let count = frames.iter().filter(|frame| found(frame) == *reason).count();
         assert!(count >= 10, "only {count} packets for {reason:?}");
     }
-    compare(&mut guard, &registry, frames.into_iter());
+    compare(&mut guard, &config, &registry, frames.into_iter());
 }
 
 #[test]
@@ -311,12 +468,12 @@ fn a_new_registry_takes_effect_and_organisations_keep_their_counters() {
     assert_eq!(verdicts(&mut guard), [2, 2, 1]);
     // Twice each way: both banks are filled and emptied.
     for _ in 0..2 {
-        guard.update_registry(&second).unwrap();
+        guard.update(&config(), &second).unwrap();
         assert_eq!(verdicts(&mut guard), [2, 1, 2]);
-        compare(&mut guard, &second, corpus().into_iter());
-        guard.update_registry(&first).unwrap();
+        compare(&mut guard, &config(), &second, corpus().into_iter());
+        guard.update(&config(), &first).unwrap();
         assert_eq!(verdicts(&mut guard), [2, 2, 1]);
-        compare(&mut guard, &first, corpus().into_iter());
+        compare(&mut guard, &config(), &first, corpus().into_iter());
     }
     let before = guard.counters().unwrap();
     assert_eq!(guard.run(&b, 5).unwrap().0, 2);
@@ -347,7 +504,7 @@ fn a_reload_under_load_never_lets_go_of_who_is_in_both_registries() {
             runs
         });
         for reload in 0..200 {
-            guard.update_registry(if reload % 2 == 0 { &second } else { &first }).unwrap();
+            guard.update(&config(), if reload % 2 == 0 { &second } else { &first }).unwrap();
         }
         done.store(true, std::sync::atomic::Ordering::Relaxed);
         let runs = packets.join().unwrap();
@@ -396,6 +553,7 @@ fn the_verifier_needs_far_less_than_its_limit() {
     let Some(guard) = loaded("the_verifier_needs_far_less_than_its_limit", &registry(FIRST)) else { return };
     // The kernel gives up at a million instructions; other versions prune less well.
     if let Some(count) = guard.verified_instructions().unwrap() {
-        assert!(count < 250_000, "{count}");
+        println!("verified: {count}");
+        assert!(count < 100_000, "{count}");
     }
 }

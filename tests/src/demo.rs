@@ -57,7 +57,7 @@ fn show() -> anyhow::Result<bool> {
     })?;
     let started = appliance.events("started").pop().unwrap_or_default();
     say(&format!("kernel {}; sessions: {}", text(&started["kernel"]), text(&started["offload"])));
-    say(&format!("guard: {} on {}", text(&started["guard"]["mode"]), text(&started["guard"]["interface"])));
+    say(&format!("guard: {} on {}", text(&started["guard"]["attached_as"]), text(&started["guard"]["interface"])));
 
     let before = TlsStat::of(appliance.pid()).ok();
     let mut stage = Stage { lab: &lab, net, origin, appliance, before };

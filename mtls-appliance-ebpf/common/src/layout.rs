@@ -6,8 +6,12 @@
 //!
 //! [`LAYOUT_VERSION`] names the folder of the pinned maps and is raised when a layout here changes its meaning.
 
+use crate::pace::Pace;
+use crate::reason::Action;
+use crate::verdict::Address;
+
 /// The version of everything in this module.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// VLAN tags that are looked through.
 pub const MAX_VLAN_TAGS: usize = 4;
@@ -19,6 +23,12 @@ pub const MAX_PREFIXES: u32 = 1 << 17;
 pub const MAX_ORGANISATIONS: u32 = 1 << 13;
 /// Counters by reason; more than there are reasons, so that a new one does not change the layout.
 pub const REASON_SLOTS: u32 = 32;
+/// Destination addresses that are guarded, where not all are.
+pub const MAX_ADDRESSES: u32 = 1 << 10;
+/// Sources whose SYNs are counted; the least recently seen is forgotten.
+pub const MAX_SOURCES: u32 = 1 << 16;
+/// In place of an organisation's slot: a prefix that the operator manages the machine from.
+pub const MANAGEMENT: u32 = u32::MAX;
 /// Words of the bitmap of guarded ports of one bank.
 pub const PORT_WORDS: u32 = 65536 / 64;
 
@@ -37,14 +47,24 @@ pub mod map {
     pub const V4: [&str; 2] = ["GUARD_V4_0", "GUARD_V4_1"];
     /// IPv6 prefix to organisation, by bank.
     pub const V6: [&str; 2] = ["GUARD_V6_0", "GUARD_V6_1"];
-    /// `[u64; REASON_SLOTS]` per CPU: packets by reason.
+    /// [`AddressKey`](super::AddressKey) to nothing of interest: guarded destination addresses.
+    pub const ADDRESSES: &str = "GUARD_ADDRS";
+    /// [`SourceKey`](super::SourceKey) to the time at which the source's next SYN is due.
+    pub const SOURCES: &str = "GUARD_SOURCES";
+    /// `[u64; MAX_ORGANISATIONS]`: when the organisation's next SYN is due.
+    pub const ORGANISATION_DUE: &str = "GUARD_ORG_DUE";
+    /// `[u64; 1]`: when the daemon gave its last sign of life.
+    pub const HEARTBEAT: &str = "GUARD_HEARTBEAT";
+    /// `[u64; 3 * REASON_SLOTS]` per CPU: packets by reason, a row for each [`Action`](crate::Action).
     pub const REASONS: &str = "GUARD_REASONS";
-    /// `[u64; MAX_ORGANISATIONS]` per CPU: packets to guarded ports that were passed.
+    /// `[u64; 2 * MAX_ORGANISATIONS]` per CPU: packets to guarded ports that the registry let in, and SYNs over budget.
     pub const ORGANISATIONS: &str = "GUARD_ORGS";
     /// `[OrganisationSlot; MAX_ORGANISATIONS]`: whose counter it is.
     pub const ORGANISATION_SLOTS: &str = "GUARD_ORG_SLOTS";
     /// `[u64; 1]`: when the next sampled event is due, see [`crate::pace`].
     pub const SAMPLE: &str = "GUARD_SAMPLE";
+    /// `[u64; 1]` per CPU: see [`Packet::settle`](crate::Packet::settle).
+    pub const SCRATCH: &str = "GUARD_SCRATCH";
 }
 
 /// Counts the fillings of the maps; 0: nothing was ever filled in, nothing is guarded.
@@ -65,22 +85,102 @@ impl Generation {
     }
 }
 
-/// What an operator decided, apart from ports and sources.
+/// What an operator decided, apart from addresses, ports and sources. All zeros, as a map is made: off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Policy {
+    /// See [`Policy::ENFORCE`] and its neighbours.
+    pub flags: u64,
+    /// The [bits](crate::Reason::bit) of the reasons that drop.
+    pub drops: u64,
+    /// SYNs of one source: an IPv4 address or an IPv6 /64; only with [`Policy::SOURCE_BUDGET`].
+    pub source: Pace,
+    /// SYNs of one organisation; only with [`Policy::ORGANISATION_BUDGET`].
+    pub organisation: Pace,
+    /// Nothing is dropped once the daemon has been silent for longer, in nanoseconds; 0: drops go on without it.
+    pub open_after_ns: u64,
     /// How drops are sampled.
-    pub sample: crate::pace::Pace,
+    pub sample: Pace,
 }
 
+/// [`Policy`] as plain words.
+pub type PolicyWords = [u64; 9];
+
 impl Policy {
+    /// The guard judges packets at all.
+    pub const ON: u64 = 1;
+    /// What the verdict says is done; without it, only counted.
+    pub const ENFORCE: u64 = 2;
+    /// Every destination address is guarded.
+    pub const ANY_ADDRESS: u64 = 4;
+    /// Sources have a budget.
+    pub const SOURCE_BUDGET: u64 = 8;
+    /// Organisations have one.
+    pub const ORGANISATION_BUDGET: u64 = 16;
+
+    /// Whether a flag is set.
+    #[inline(always)]
+    pub const fn is(&self, flag: u64) -> bool {
+        self.flags & flag != 0
+    }
+
     /// As it lies in the map.
-    pub const fn to_words(self) -> [u64; 2] {
-        [self.sample.interval_ns, self.sample.burst_ns]
+    pub const fn to_words(self) -> PolicyWords {
+        [
+            self.flags,
+            self.drops,
+            self.source.interval_ns,
+            self.source.burst_ns,
+            self.organisation.interval_ns,
+            self.organisation.burst_ns,
+            self.open_after_ns,
+            self.sample.interval_ns,
+            self.sample.burst_ns,
+        ]
+    }
+
+    /// From the words in the map.
+    pub const fn from_words(words: PolicyWords) -> Policy {
+        let [flags, drops, source, source_burst, organisation, organisation_burst, open_after_ns, sample, sample_burst] =
+            words;
+        Policy {
+            flags,
+            drops,
+            source: Pace { interval_ns: source, burst_ns: source_burst },
+            organisation: Pace { interval_ns: organisation, burst_ns: organisation_burst },
+            open_after_ns,
+            sample: Pace { interval_ns: sample, burst_ns: sample_burst },
+        }
     }
 }
 
-const _: () = assert!(size_of::<Policy>() == size_of::<[u64; 2]>());
+const _: () = assert!(size_of::<Policy>() == size_of::<PolicyWords>());
+
+/// A guarded destination address: its bank, and the address in words of 32 bits.
+pub type AddressKey = [u32; 5];
+
+/// The key of a guarded destination address.
+#[inline(always)]
+pub const fn address_key(bank: u32, address: &Address) -> AddressKey {
+    let [high, low] = address.halves();
+    [bank, (high >> 32) as u32, high as u32, (low >> 32) as u32, low as u32]
+}
+
+/// Whose SYNs are counted together: the family, and the IPv4 address or the IPv6 /64.
+pub type SourceKey = [u64; 2];
+
+/// The key of a source.
+#[inline(always)]
+pub const fn source_key(source: &Address) -> SourceKey {
+    let [high, low] = source.halves();
+    if source.is_v6() { [6, high] } else { [4, low] }
+}
+
+/// The counter of a reason, by its index, in the row of an action.
+#[inline(always)]
+pub const fn reason_counter(action: Action, code: u32) -> u32 {
+    action as u32 * REASON_SLOTS + code
+}
 
 /// The word and the bit of `port` in the bitmap of guarded ports.
 #[inline(always)]
@@ -151,10 +251,15 @@ mod tests {
             map::ACTIVE,
             map::POLICY,
             map::PORTS,
+            map::ADDRESSES,
+            map::SOURCES,
+            map::ORGANISATION_DUE,
+            map::HEARTBEAT,
             map::REASONS,
             map::ORGANISATIONS,
             map::ORGANISATION_SLOTS,
             map::SAMPLE,
+            map::SCRATCH,
             PROGRAM,
         ];
         for name in banks.chain(single) {
@@ -172,6 +277,30 @@ mod tests {
         }
         assert_eq!(OrganisationSlot::new(Generation(7), ""), None);
         assert_eq!(OrganisationSlot::new(Generation(7), "0123456789abcdefg"), None);
+    }
+
+    #[test]
+    fn a_policy_survives_the_map_and_zeros_are_off() {
+        let words = [1, 2, 3, 4, 5, 6, 7, 8, 9];
+        assert_eq!(Policy::from_words(words).to_words(), words);
+        assert!(!Policy::from_words([0; 9]).is(Policy::ON));
+        // As the program sees it, and as the words are written.
+        assert_eq!(core::mem::offset_of!(Policy, open_after_ns), 6 * 8);
+        assert_eq!(core::mem::offset_of!(Policy, sample), 7 * 8);
+    }
+
+    #[test]
+    fn keys_tell_families_and_banks_apart() {
+        let v4 = Address::v4([1, 2, 3, 4]);
+        let mut mapped = [0; 16];
+        mapped[10..].copy_from_slice(&[0xff, 0xff, 1, 2, 3, 4]);
+        assert_eq!(address_key(0, &v4), address_key(0, &Address::v6(mapped)));
+        assert_ne!(address_key(0, &v4), address_key(1, &v4));
+        assert_ne!(source_key(&v4), source_key(&Address::v6([0; 16])));
+        let (mut near, mut far) = ([7; 16], [7; 16]);
+        (near[15], far[7]) = (9, 9);
+        assert_eq!(source_key(&Address::v6([7; 16])), source_key(&Address::v6(near)), "one /64");
+        assert_ne!(source_key(&Address::v6([7; 16])), source_key(&Address::v6(far)));
     }
 
     #[test]

@@ -15,4 +15,4 @@ pub mod reason;
 pub mod verdict;
 
 pub use reason::{Action, Reason};
-pub use verdict::{Address, Frame, Judgement, Packet, Segment, Tables, judge};
+pub use verdict::{Address, Charge, Frame, Judgement, Packet, Segment, Tables, judge};

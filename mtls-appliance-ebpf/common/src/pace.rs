@@ -16,15 +16,18 @@ pub struct Pace {
 impl Pace {
     /// `events` per second on average, and at most one second's worth of them at once.
     pub const fn per_second(events: u32) -> Pace {
+        Pace::with_burst(events, events)
+    }
+
+    /// `events` per second on average, and at most `burst` of them at once.
+    pub const fn with_burst(events: u32, burst: u32) -> Pace {
         if events == 0 {
             return Pace { interval_ns: 0, burst_ns: 0 };
         }
-        let interval_ns = 1_000_000_000 / events as u64;
-        Pace {
-            // More than one a nanosecond is as good as one a nanosecond.
-            interval_ns: if interval_ns == 0 { 1 } else { interval_ns },
-            burst_ns: 1_000_000_000 - interval_ns,
-        }
+        let exact = 1_000_000_000 / events as u64;
+        // More than one a nanosecond is as good as one a nanosecond.
+        let interval_ns = if exact == 0 { 1 } else { exact };
+        Pace { interval_ns, burst_ns: interval_ns * (burst as u64).saturating_sub(1) }
     }
 
     /// Whether an event at `now` is admitted: then `Some` of the word to store. `due` is the word as it was.
@@ -67,6 +70,18 @@ mod tests {
             let count = admitted(Pace::per_second(rate), &mut word, flood);
             let expected = 11 * rate as usize;
             assert!(count.abs_diff(expected) <= 1, "{rate}: {count}");
+        }
+    }
+
+    #[test]
+    fn a_burst_may_be_larger_or_smaller_than_the_rate() {
+        for (rate, burst) in [(10, 50), (10, 1), (1000, 10), (1, 100)] {
+            let mut word = 0;
+            let pace = Pace::with_burst(rate, burst);
+            let at_once = admitted(pace, &mut word, core::iter::repeat_n(5 * SECOND, 1000));
+            assert_eq!(at_once, burst as usize, "{rate} {burst}");
+            let later = admitted(pace, &mut word, (5 * SECOND..7 * SECOND).step_by(100_000));
+            assert!(later.abs_diff(2 * rate as usize) <= 1, "{rate} {burst}: {later}");
         }
     }
 

@@ -1,12 +1,29 @@
 //! Why a packet was passed or dropped. Each reason has one counter.
 
-/// What happens to a packet.
+/// What happens to a packet. The number says which row of counters it is counted in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
 pub enum Action {
     /// It goes on to the network stack.
-    Pass,
+    Pass = 0,
     /// It ends at the interface.
-    Drop,
+    Drop = 1,
+    /// It goes on, and would have ended at the interface if the guard did not merely observe.
+    Observed = 2,
+}
+
+impl Action {
+    /// Every action, in the order of the rows.
+    pub const ALL: &'static [Action] = &[Action::Pass, Action::Drop, Action::Observed];
+
+    /// The stable name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Action::Pass => "passed",
+            Action::Drop => "dropped",
+            Action::Observed => "observed",
+        }
+    }
 }
 
 macro_rules! reasons {
@@ -33,12 +50,26 @@ macro_rules! reasons {
                 }
             }
 
-            /// What happens to a packet with this reason.
+            /// What happens to a packet with this reason unless the operator decided otherwise.
             #[inline(always)]
             pub const fn action(self) -> Action {
                 match self {
                     $(Reason::$variant => Action::$action,)+
                 }
+            }
+
+            /// The reason with this [index](Reason::index); [`Reason::NotIp`] for one that no reason has.
+            #[inline(always)]
+            pub const fn from_index(index: u32) -> Reason {
+                match index {
+                    $($index => Reason::$variant,)+
+                    _ => Reason::NotIp,
+                }
+            }
+
+            /// The reason with this name.
+            pub fn by_name(name: &str) -> Option<Reason> {
+                Self::ALL.iter().copied().find(|reason| reason.name() == name)
             }
         }
     };
@@ -69,13 +100,34 @@ reasons! {
     /// An IPv6 header chain that cannot be followed to its end: more than
     /// [`crate::layout::MAX_IPV6_EXTENSION_HEADERS`] extension headers, or one that lies beyond what the program can read.
     Ipv6HeaderLimit = 10, "ipv6_header_limit", Drop;
+    /// The guard is switched off.
+    Off = 11, "off", Pass;
+    /// From an address that the operator manages the machine from: it is never dropped.
+    Management = 12, "management", Pass;
+    /// A SYN beyond what one source may send.
+    SourceOverBudget = 13, "source_over_budget", Drop;
+    /// A SYN beyond what all sources of one organisation may send together.
+    OrganisationOverBudget = 14, "organisation_over_budget", Drop;
+    /// The daemon has given no sign of life for longer than the operator allows: nothing is dropped until it is back.
+    DaemonGone = 15, "daemon_gone", Pass;
 }
 
 impl Reason {
-    /// The index of its counter.
+    /// The index of its counter in each row.
     #[inline(always)]
     pub const fn index(self) -> u32 {
         self as u32
+    }
+
+    /// Its bit in [`crate::layout::Policy::drops`].
+    #[inline(always)]
+    pub const fn bit(self) -> u64 {
+        1 << self as u32
+    }
+
+    /// The bits of all reasons that drop unless the operator decided otherwise.
+    pub fn dropping() -> u64 {
+        Self::ALL.iter().filter(|reason| reason.action() == Action::Drop).fold(0, |bits, reason| bits | reason.bit())
     }
 }
 
@@ -88,6 +140,8 @@ mod tests {
     fn counters_are_numbered_without_gaps_and_fit() {
         for (position, reason) in Reason::ALL.iter().enumerate() {
             assert_eq!(reason.index() as usize, position, "{}", reason.name());
+            assert_eq!(Reason::from_index(reason.index()), *reason);
+            assert_eq!(Reason::by_name(reason.name()), Some(*reason));
         }
         assert!(Reason::ALL.len() <= REASON_SLOTS as usize);
     }

@@ -5,11 +5,11 @@
 use std::time::Duration;
 
 use super::form::{
-    ADDRESS, Count, EKU, Flag, Form, GUARD, HEALTH_PATH, HOST_PATTERN, Header, INTERFACE, List, OFFLOAD, ORIGIN_NAME,
-    OriginServerForm, PATH, PIN, PIN_DIR, POOL, PORT, PresetName, REMOVED_NAME, RouteForm, SERVER_NAME, Size, Span,
-    Text, UPGRADE, VERIFY, VERSIONS, VerifyWord, Words,
+    ADDRESS, ATTACH, Count, DROP_REASON, EKU, Flag, Form, GUARD, GUARDED_ADDRESS, HEALTH_PATH, HOST_PATTERN, Header,
+    INTERFACE, List, MANAGEMENT, OFFLOAD, ORIGIN_NAME, OriginServerForm, PATH, PIN, PIN_DIR, POOL, PORT, PresetName,
+    REMOVED_NAME, RouteForm, SERVER_NAME, Size, Span, Text, UPGRADE, VERIFY, VERSIONS, VerifyWord, Words,
 };
-use super::{ClientEku, GuardMode, HostPattern, OffloadMode, PoolMode, TlsVersion};
+use super::{AttachMode, ClientEku, GuardMode, HostPattern, OffloadMode, PoolMode, TlsVersion};
 
 /// What holds where a key is absent.
 pub(super) enum Absent {
@@ -248,7 +248,34 @@ keys! {
     GUARD_PORTS: List<Count> = "guard"."ports",
         List { item: PORT, may_be_empty: false, example: "[8443]" }, Otherwise("the listener's ports"),
         "TCP ports that only registered sources reach.";
-    GUARD_MODE: Words<GuardMode> = "guard"."mode", GUARD, Default("\"auto\""),
+    GUARD_ADDRESSES: List<Text<std::net::IpAddr>> = "guard"."addresses",
+        List { item: GUARDED_ADDRESS, may_be_empty: false, example: "[\"192.0.2.1\"]" }, Otherwise("every address"),
+        "Destination addresses that are guarded.";
+    GUARD_MANAGEMENT: List<Text<ipnet::IpNet>> = "guard"."management",
+        List { item: MANAGEMENT, may_be_empty: true, example: "[\"10.20.0.0/16\"]" }, Default("[]"),
+        "Addresses and prefixes that the machine is managed from: nothing from there is dropped.";
+    GUARD_MODE: Words<GuardMode> = "guard"."mode", GUARD, Default("\"enforce\""),
+        "What the guard does about what it finds; a reload switches it between two packets.";
+    GUARD_PASS: List<Text<mtls_appliance_common::Reason>> = "guard"."pass",
+        List { item: DROP_REASON, may_be_empty: true, example: "[\"ipv6_header_limit\"]" }, Default("[]"),
+        "Reasons whose packets are counted and passed instead of dropped.";
+    GUARD_SYNS_PER_SOURCE: Count = "guard"."syns_per_source", Count { least: 1, most: 1_000_000 },
+        Otherwise("not limited"),
+        "New connections (TCP SYNs) a second from one registered IPv4 address or IPv6 /64; more are dropped.";
+    GUARD_SYN_BURST_PER_SOURCE: Count = "guard"."syn_burst_per_source", Count { least: 1, most: 10_000_000 },
+        Otherwise("ten seconds' worth"),
+        "How many of them may come at once.";
+    GUARD_SYNS_PER_ORGANISATION: Count = "guard"."syns_per_organisation", Count { least: 1, most: 1_000_000 },
+        Otherwise("not limited"),
+        "New connections a second from all addresses of one organisation. A SYN's source can be forged: keep it generous.";
+    GUARD_SYN_BURST_PER_ORGANISATION: Count = "guard"."syn_burst_per_organisation",
+        Count { least: 1, most: 10_000_000 }, Otherwise("ten seconds' worth"),
+        "How many of them may come at once.";
+    GUARD_OPEN_AFTER: Span = "guard"."open_after",
+        Span { least: Duration::from_secs(3), most: Duration::from_secs(86_400) },
+        Otherwise("never: the guard goes on without the daemon"),
+        "After so long without a sign of life of the daemon nothing is dropped any more, until it is back.";
+    GUARD_ATTACH: Words<AttachMode> = "guard"."attach", ATTACH, Default("\"auto\""),
         "How the XDP program is attached.";
     GUARD_PIN_DIR: Text<String> = "guard"."pin_dir", PIN_DIR, Default("\"/sys/fs/bpf/mtls-appliance\""),
         "Where link and maps are pinned, so that they outlive the process.";

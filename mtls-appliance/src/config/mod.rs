@@ -19,6 +19,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ipnet::IpNet;
+use mtls_appliance_common::Reason;
+
 use crate::identity::HeaderTemplate;
 
 pub use mistakes::{Mistake, Mistakes};
@@ -312,17 +315,51 @@ pub struct Guard {
     pub interface: String,
     /// Guarded TCP ports; at least one; default: the listener's ports.
     pub ports: Vec<u16>,
-    /// How it is attached.
+    /// Guarded destination addresses; empty: all.
+    pub addresses: Vec<IpAddr>,
+    /// Where the machine is managed from: nothing from there is dropped.
+    pub management: Vec<IpNet>,
+    /// Whether packets are dropped.
     pub mode: GuardMode,
+    /// Reasons whose packets are passed although they would be dropped.
+    pub pass: Vec<Reason>,
+    /// SYNs of one source: an IPv4 address or an IPv6 /64.
+    pub source_budget: Option<Budget>,
+    /// SYNs of one organisation.
+    pub organisation_budget: Option<Budget>,
+    /// Nothing is dropped once the daemon has been gone for so long; `None`: drops go on without it.
+    pub open_after: Option<Duration>,
+    /// How it is attached.
+    pub attach: AttachMode,
     /// A folder on a BPF file system.
     pub pin_dir: PathBuf,
     /// Sampled drop events per second that reach the log.
     pub log_per_second: u32,
 }
 
-/// How the XDP program is attached.
+/// What the guard does about what it finds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GuardMode {
+    /// Drops.
+    Enforce,
+    /// Counts what it would drop.
+    Observe,
+    /// Nothing.
+    Off,
+}
+
+/// So many a second on average, and so many at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budget {
+    /// Per second.
+    pub rate: u32,
+    /// At once.
+    pub burst: u32,
+}
+
+/// How the XDP program is attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttachMode {
     /// Native, generic if the driver cannot; reported.
     Auto,
     /// Native or an error.

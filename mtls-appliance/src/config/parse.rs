@@ -11,7 +11,7 @@ use super::document::Document;
 use super::form::Form;
 use super::keys::{self, Absent, Key};
 use super::sites::with_timeouts;
-use super::{Config, Guard, Identity, Limits, Listener, Mistakes, ServerTls, Timeouts};
+use super::{Budget, Config, Guard, Identity, Limits, Listener, Mistakes, ServerTls, Timeouts};
 use crate::identity::{HeaderTemplate, check_injected_name, same_field};
 
 /// Longest path of a Unix socket: `sun_path` holds 108 bytes with the closing NUL (unix(7)).
@@ -309,7 +309,14 @@ impl<'t> Reader<'t> {
     fn guard_table(&mut self, listening: &[SocketAddr]) -> Option<Guard> {
         let interface = self.value(&keys::GUARD_INTERFACE);
         let ports = self.optional(&keys::GUARD_PORTS);
+        let addresses = self.optional(&keys::GUARD_ADDRESSES);
+        let management = self.value(&keys::GUARD_MANAGEMENT);
         let mode = self.value(&keys::GUARD_MODE);
+        let pass = self.value(&keys::GUARD_PASS);
+        let source = self.budget(&keys::GUARD_SYNS_PER_SOURCE, &keys::GUARD_SYN_BURST_PER_SOURCE);
+        let organisation = self.budget(&keys::GUARD_SYNS_PER_ORGANISATION, &keys::GUARD_SYN_BURST_PER_ORGANISATION);
+        let open_after = self.optional(&keys::GUARD_OPEN_AFTER);
+        let attach = self.value(&keys::GUARD_ATTACH);
         let pin_dir = self.value(&keys::GUARD_PIN_DIR);
         let log_per_second = self.value(&keys::GUARD_LOG_PER_SECOND);
         let ports = match ports? {
@@ -324,10 +331,37 @@ impl<'t> Reader<'t> {
         Some(Guard {
             interface: interface?,
             ports,
+            addresses: addresses?.unwrap_or_default(),
+            management: management?,
             mode: mode?,
+            pass: pass?,
+            source_budget: source?,
+            organisation_budget: organisation?,
+            open_after: open_after?,
+            attach: attach?,
             pin_dir: PathBuf::from(pin_dir?),
             log_per_second: log_per_second.and_then(|number| u32::try_from(number).ok())?,
         })
+    }
+
+    /// The inner `None`: no budget.
+    #[expect(clippy::option_option, reason = "absent and wrong are two things")]
+    fn budget(
+        &mut self,
+        rate: &keys::Key<super::form::Count>,
+        burst: &keys::Key<super::form::Count>,
+    ) -> Option<Option<Budget>> {
+        let number = |number: u64| u32::try_from(number).ok();
+        let (typed_rate, typed_burst) = (self.optional(rate), self.optional(burst));
+        match (typed_rate?.and_then(number), typed_burst?.and_then(number)) {
+            (Some(rate), burst) => Some(Some(Budget { rate, burst: burst.unwrap_or(rate.saturating_mul(10)) })),
+            (None, None) => Some(None),
+            (None, Some(_)) => {
+                let remedy = format!("give {} as well, or remove it", rate.path());
+                self.contradiction(burst, "is of no use: there is no limit", remedy);
+                None
+            }
+        }
     }
 
     fn control_socket(&mut self) -> Option<PathBuf> {

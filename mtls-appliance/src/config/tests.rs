@@ -87,7 +87,16 @@ splice_from = "never"
 [guard]
 interface = "eth0"
 ports = [443]
-mode = "native"
+addresses = ["192.0.2.1", "::ffff:192.0.2.2"]
+management = ["10.20.1.1/16", "2001:db8::7"]
+mode = "observe"
+pass = ["ipv6_header_limit", "short_tcp"]
+syns_per_source = 10
+syn_burst_per_source = 7
+syns_per_organisation = 100
+syn_burst_per_organisation = 1000
+open_after = "30s"
+attach = "native"
 pin_dir = "/sys/fs/bpf/other"
 log_per_second = 0
 [registry]
@@ -183,7 +192,15 @@ fn every_key_can_be_set() {
     assert_eq!(config.offload, OffloadMode::Required);
     assert_eq!(config.splice_from, u64::MAX);
     let guard = config.guard.unwrap();
-    assert_eq!((guard.ports, guard.mode, guard.log_per_second), (vec![443], GuardMode::Native, 0));
+    assert_eq!((guard.ports, guard.mode, guard.attach), (vec![443], GuardMode::Observe, AttachMode::Native));
+    assert_eq!((guard.log_per_second, guard.open_after), (0, Some(Duration::from_secs(30))));
+    let addresses: Vec<String> = guard.addresses.iter().map(ToString::to_string).collect();
+    let management: Vec<String> = guard.management.iter().map(ToString::to_string).collect();
+    assert_eq!(addresses, ["192.0.2.1", "192.0.2.2"]);
+    assert_eq!(management, ["10.20.0.0/16", "2001:db8::7/128"]);
+    assert_eq!(guard.pass, [mtls_appliance_common::Reason::Ipv6HeaderLimit, mtls_appliance_common::Reason::ShortTcp]);
+    assert_eq!(guard.source_budget, Some(Budget { rate: 10, burst: 7 }));
+    assert_eq!(guard.organisation_budget, Some(Budget { rate: 100, burst: 1000 }));
     assert_eq!(config.registry_files, [Path::new("/etc/appliance/r1"), Path::new("/r2")]);
     assert_eq!(config.control_socket, Path::new("/etc/appliance/control.sock"));
     assert_eq!(config.limits.body_bytes, 10 << 20);
@@ -495,6 +512,13 @@ fn sizes_and_times_have_units_and_bounds() {
         ("[guard]\ninterface = \"eth0\"\nports = [443, 443]\n", "guard.ports[1]"),
         ("[guard]\ninterface = \"eth0\"\npin_dir = \"relative\"\n", "guard.pin_dir"),
         ("[guard]\n", "guard.interface"),
+        ("[guard]\ninterface = \"eth0\"\naddresses = [\"0.0.0.0\"]\n", "guard.addresses[0]"),
+        ("[guard]\ninterface = \"eth0\"\nmanagement = [\"::/0\"]\n", "guard.management[0]"),
+        ("[guard]\ninterface = \"eth0\"\nmanagement = [\"10.0.0.0/40\"]\n", "guard.management[0]"),
+        ("[guard]\ninterface = \"eth0\"\nmode = \"native\"\n", "guard.mode"),
+        ("[guard]\ninterface = \"eth0\"\npass = [\"registered\"]\n", "guard.pass[0]"),
+        ("[guard]\ninterface = \"eth0\"\nsyn_burst_per_source = 5\n", "guard.syn_burst_per_source"),
+        ("[guard]\ninterface = \"eth0\"\nopen_after = \"1s\"\n", "guard.open_after"),
     ] {
         assert_eq!(reported(&format!("{LEAST}{extra}")), [key], "{extra}");
     }

@@ -17,8 +17,8 @@ use super::loaded::{load_object, load_program, program};
 use super::netlink::{self, Interface, ModeFlag, XdpAttachment};
 use super::pins::{Pins, Undo};
 use super::tables::Tables;
-use super::{AttachedMode, DropLog, Guard, GuardError, contents, environment, object};
-use crate::config::{self, GuardMode};
+use super::{AttachedMode, DropLog, Guard, GuardError, State, contents, environment, object};
+use crate::config::{self, AttachMode};
 use crate::registry::Registry;
 
 pub(super) fn attach(config: &config::Guard, registry: &Registry) -> Result<Guard, GuardError> {
@@ -61,7 +61,8 @@ pub(super) fn attach(config: &config::Guard, registry: &Registry) -> Result<Guar
     }
 
     let program = program(&mut ebpf)?;
-    let program_id = program.info().map_err(GuardError::kernel("asking about the program"))?.id();
+    let info = program.info().map_err(GuardError::kernel("asking about the program"))?;
+    let (program_id, verified_instructions) = (info.id(), info.verified_instruction_count());
     let taken_over = earlier.is_some();
     let (mode, why) = match earlier {
         Some((link, path)) => {
@@ -97,14 +98,14 @@ pub(super) fn attach(config: &config::Guard, registry: &Registry) -> Result<Guar
         log::warn!(target: "guard", "pins of another version stay in {}: {error}", config.pin_dir.display());
     }
     Ok(Guard {
-        config: config.clone(),
         interface_index: interface.index,
         mode,
         why,
         program_id,
+        verified_instructions,
         taken_over,
         pins,
-        tables: Mutex::new((tables, filled)),
+        state: Mutex::new(State { config: config.clone(), tables, filled }),
         log: Mutex::new(Some(log)),
     })
 }
@@ -124,18 +125,18 @@ fn occupied(interface: &Interface, attachment: XdpAttachment) -> GuardError {
 }
 
 fn check_mode(config: &config::Guard, attachment: XdpAttachment) -> Result<(), GuardError> {
-    let wanted = mode_name(config.mode);
-    if config.mode == GuardMode::Auto || wanted == attachment.mode {
+    let wanted = mode_name(config.attach);
+    if config.attach == AttachMode::Auto || wanted == attachment.mode {
         return Ok(());
     }
     Err(GuardError::OtherMode { interface: config.interface.clone(), wanted, attached: attachment.mode })
 }
 
-fn mode_name(mode: GuardMode) -> &'static str {
+fn mode_name(mode: AttachMode) -> &'static str {
     match mode {
-        GuardMode::Auto => "auto",
-        GuardMode::Native => "native",
-        GuardMode::Generic => "generic",
+        AttachMode::Auto => "auto",
+        AttachMode::Native => "native",
+        AttachMode::Generic => "generic",
     }
 }
 
@@ -146,7 +147,7 @@ fn attach_anew(
     interface: &Interface,
 ) -> Result<(FdLink, AttachedMode, String), GuardError> {
     let failed =
-        |message| GuardError::Attach { interface: interface.name.clone(), mode: mode_name(config.mode), message };
+        |message| GuardError::Attach { interface: interface.name.clone(), mode: mode_name(config.attach), message };
     let resolve = |refusal| match refusal {
         Refusal::Occupied => match environment::find_interface(&interface.name)?.xdp {
             Some(attachment) => Err(occupied(interface, attachment)),
@@ -154,7 +155,7 @@ fn attach_anew(
         },
         Refusal::Driver(message) => Ok(message),
     };
-    if config.mode == GuardMode::Generic {
+    if config.attach == AttachMode::Generic {
         return match attach_as(program, interface.index, AttachedMode::Generic) {
             Ok(link) => Ok((link, AttachedMode::Generic, "as configured".to_owned())),
             Err(refusal) => Err(failed(resolve(refusal)?)),
@@ -164,7 +165,7 @@ fn attach_anew(
         Ok(link) => return Ok((link, AttachedMode::Native, "the driver takes XDP programs".to_owned())),
         Err(refusal) => resolve(refusal)?,
     };
-    if config.mode == GuardMode::Native {
+    if config.attach == AttachMode::Native {
         return Err(failed(native));
     }
     match attach_as(program, interface.index, AttachedMode::Generic) {

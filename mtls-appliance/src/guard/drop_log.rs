@@ -5,10 +5,12 @@
 #![expect(unsafe_code, reason = "tokio watches a raw file descriptor")]
 
 use std::io;
+use std::net::Ipv6Addr;
 
 use aya::Ebpf;
 use aya_log::EbpfLogger;
 use log::{Log, Metadata, Record};
+use mtls_appliance_common::{Action, Reason};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -54,6 +56,24 @@ impl std::fmt::Debug for DropLog {
     }
 }
 
+/// What the program says in numbers: action, reason, source and its port, destination and its port.
+fn in_words(numbers: &str) -> Option<String> {
+    let mut numbers = numbers.split(' ');
+    let mut next = || numbers.next();
+    let (action, reason) = (next()?.parse::<usize>().ok()?, next()?.parse().ok()?);
+    let action = match Action::ALL.get(action)? {
+        Action::Observed => "would drop",
+        action => action.name(),
+    };
+    let (source, source_port) = (next()?.parse::<Ipv6Addr>().ok()?.to_canonical(), next()?);
+    let (destination, destination_port) = (next()?.parse::<Ipv6Addr>().ok()?.to_canonical(), next()?);
+    let reason = Reason::from_index(reason).name();
+    Some(match destination_port {
+        "0" => format!("{action} a packet from {source} to {destination}: {reason}"),
+        _ => format!("{action} {source} port {source_port} to {destination} port {destination_port}: {reason}"),
+    })
+}
+
 /// The logger that is installed when a record comes, not the one at the time the ring was opened.
 struct Forward;
 
@@ -64,11 +84,42 @@ impl Log for Forward {
 
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
-            log::logger().log(record);
+            let text = record.args().to_string();
+            let line = in_words(&text).unwrap_or(text);
+            log::logger()
+                .log(&Record::builder().metadata(record.metadata().clone()).args(format_args!("{line}")).build());
         }
     }
 
     fn flush(&self) {
         log::logger().flush();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::in_words;
+
+    #[test]
+    fn numbers_become_words() {
+        for (numbers, words) in [
+            (
+                "1 6 ::ffff:203.0.113.9 49152 ::ffff:192.0.2.1 443",
+                "dropped 203.0.113.9 port 49152 to 192.0.2.1 port 443: unregistered_source",
+            ),
+            (
+                "2 13 2001:db8::7 1 2001:db8::1 443",
+                "would drop 2001:db8::7 port 1 to 2001:db8::1 port 443: source_over_budget",
+            ),
+            (
+                "1 7 ::ffff:203.0.113.9 0 ::ffff:192.0.2.1 0",
+                "dropped a packet from 203.0.113.9 to 192.0.2.1: short_tcp",
+            ),
+        ] {
+            assert_eq!(in_words(numbers).as_deref(), Some(words));
+        }
+        for other in ["", "1", "9 6 ::1 1 ::1 1", "a text of another version"] {
+            assert_eq!(in_words(other), None, "{other:?}");
+        }
     }
 }

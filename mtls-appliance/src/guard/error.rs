@@ -4,7 +4,7 @@ use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 
-use mtls_appliance_common::layout::{MAX_ORGANISATIONS, MAX_PREFIXES};
+use mtls_appliance_common::layout::{MAX_ADDRESSES, MAX_ORGANISATIONS, MAX_PREFIXES};
 
 use super::netlink::XdpAttachment;
 
@@ -79,8 +79,8 @@ pub enum GuardError {
     },
     /// A guard of an earlier run is attached in another way than configured.
     #[error(
-        "guard.mode = {wanted:?}, but the guard of an earlier run is attached to {interface} in {attached} mode: run \
-         `mtls-appliance guard detach` and start again, or set guard.mode = \"auto\""
+        "guard.attach = {wanted:?}, but the guard of an earlier run is attached to {interface} in {attached} mode: run \
+         `mtls-appliance guard detach` and start again, or set guard.attach = \"auto\""
     )]
     OtherMode {
         /// The interface.
@@ -92,9 +92,9 @@ pub enum GuardError {
     },
     /// The interface does not take an XDP program.
     #[error(
-        "guard.interface = {interface:?}, guard.mode = {mode:?}: the program cannot be attached: {message}; a lower MTU \
+        "guard.interface = {interface:?}, guard.attach = {mode:?}: the program cannot be attached: {message}; a lower MTU \
          (`ip link set dev {interface} mtu 1500`), fewer queues (`ethtool -L`) or LRO off (`ethtool -K {interface} lro \
-         off`) can be what the driver wants; guard.mode = \"auto\" takes generic mode where native is not possible"
+         off`) can be what the driver wants; guard.attach = \"auto\" takes generic mode where native is not possible"
     )]
     Attach {
         /// The interface.
@@ -114,6 +114,14 @@ pub enum GuardError {
     TooManyPrefixes {
         /// 4 or 6.
         family: u8,
+        /// How many there are.
+        count: usize,
+    },
+    /// More guarded addresses than the guard takes.
+    #[error(
+        "guard.addresses has {count} addresses, the guard takes {MAX_ADDRESSES}: leave it out to guard every address"
+    )]
+    TooManyAddresses {
         /// How many there are.
         count: usize,
     },
@@ -138,6 +146,7 @@ impl GuardError {
             GuardError::UnknownInterface { .. }
                 | GuardError::OtherMode { .. }
                 | GuardError::TooManyPrefixes { .. }
+                | GuardError::TooManyAddresses { .. }
                 | GuardError::TooManyOrganisations
         )
     }

@@ -19,7 +19,6 @@ pub struct LoadedGuard {
     ebpf: Ebpf,
     tables: Mutex<Tables>,
     log: Mutex<Option<DropLog>>,
-    config: config::Guard,
 }
 
 impl LoadedGuard {
@@ -33,20 +32,27 @@ impl LoadedGuard {
         load_program(&mut ebpf)?;
         let log = DropLog::take(&mut ebpf)?;
         let tables = Tables::take(&mut ebpf)?;
-        let guard =
-            LoadedGuard { ebpf, tables: Mutex::new(tables), log: Mutex::new(Some(log)), config: config.clone() };
-        guard.update_registry(registry)?;
+        let guard = LoadedGuard { ebpf, tables: Mutex::new(tables), log: Mutex::new(Some(log)) };
+        guard.update(config, registry)?;
         Ok(guard)
     }
 
-    /// As [`super::Guard::update_registry`].
+    /// As [`super::Guard::update`].
     ///
     /// # Errors
     /// When the registry is too large or the kernel refuses.
-    pub fn update_registry(&self, registry: &Registry) -> Result<(), GuardError> {
+    pub fn update(&self, config: &config::Guard, registry: &Registry) -> Result<(), GuardError> {
         let mut tables = self.tables();
-        let filled = tables.fill(contents(&self.config, registry))?;
+        let filled = tables.fill(contents(config, registry))?;
         tables.activate(filled)
+    }
+
+    /// As [`super::Guard::beat`].
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn beat(&self) -> Result<(), GuardError> {
+        self.tables().beat()
     }
 
     /// Runs the program over a packet, `repeat` times: what it returned (`XDP_DROP` is 1, `XDP_PASS` 2) and how long one run

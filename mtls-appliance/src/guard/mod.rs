@@ -19,6 +19,7 @@ mod tables;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use mtls_appliance_common::Reason;
 use mtls_appliance_common::layout::Policy;
 use mtls_appliance_common::pace::Pace;
 
@@ -28,23 +29,31 @@ pub use self::loaded::LoadedGuard;
 pub use self::netlink::XdpAttachment;
 pub use self::object::object;
 use self::pins::Pins;
-pub use self::status::{AttachedMode, CountedAction, GuardCounters, GuardStatus, OrganisationCount, ReasonCount};
+pub use self::status::{AttachedMode, GuardCounters, GuardStatus, OrganisationCount, ReasonCount};
 use self::tables::{Contents, Filled, Tables};
-use crate::config;
+use crate::config::{self, Budget, GuardMode};
 use crate::registry::Registry;
 
 /// A guard on a network interface. Dropping it leaves the guard attached: see [`Guard::detach_pinned`].
 #[derive(Debug)]
 pub struct Guard {
-    config: config::Guard,
     interface_index: u32,
     mode: AttachedMode,
     why: String,
     program_id: u32,
+    verified_instructions: Option<u32>,
     taken_over: bool,
     pins: Pins,
-    tables: Mutex<(Tables, Filled)>,
+    state: Mutex<State>,
     log: Mutex<Option<DropLog>>,
+}
+
+/// What a reload changes.
+#[derive(Debug)]
+struct State {
+    config: config::Guard,
+    tables: Tables,
+    filled: Filled,
 }
 
 impl Guard {
@@ -58,16 +67,26 @@ impl Guard {
         attach::attach(config, registry)
     }
 
-    /// Lets every packet from now on be judged by this registry, in one step.
+    /// Lets every packet from now on be judged by this configuration and registry, in one step. Interface, way of attaching
+    /// and pins stay what they were.
     ///
     /// # Errors
-    /// When the registry is too large or the kernel refuses; the guard then goes on with the one it has.
-    pub fn update_registry(&self, registry: &Registry) -> Result<(), GuardError> {
-        let mut tables = self.tables();
-        let filled = tables.0.fill(contents(&self.config, registry))?;
-        tables.0.activate(filled)?;
-        tables.1 = filled;
+    /// When the registry is too large or the kernel refuses; the guard then goes on with what it has.
+    pub fn update(&self, config: &config::Guard, registry: &Registry) -> Result<(), GuardError> {
+        let mut state = self.state();
+        let filled = state.tables.fill(contents(config, registry))?;
+        state.tables.activate(filled)?;
+        state.filled = filled;
+        state.config = config.clone();
         Ok(())
+    }
+
+    /// Gives a sign of life: see [`config::Guard::open_after`].
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn beat(&self) -> Result<(), GuardError> {
+        self.state().tables.beat()
     }
 
     /// The counters since the guard was first attached.
@@ -75,25 +94,36 @@ impl Guard {
     /// # Errors
     /// When the kernel does not let them be read.
     pub fn counters(&self) -> Result<GuardCounters, GuardError> {
-        self.tables().0.counters()
+        self.state().tables.counters()
     }
 
     /// The guard as it is now.
     pub fn status(&self) -> GuardStatus {
-        let filled = self.tables().1;
-        let attached = environment::find_interface(&self.config.interface).is_ok_and(|interface| {
+        let state = self.state();
+        let (config, filled) = (&state.config, state.filled);
+        let attached = environment::find_interface(&config.interface).is_ok_and(|interface| {
             interface.index == self.interface_index
                 && interface.xdp.is_some_and(|xdp| xdp.program_id == self.program_id)
         });
         GuardStatus {
-            interface: self.config.interface.clone(),
+            interface: config.interface.clone(),
             interface_index: self.interface_index,
             attached,
-            mode: self.mode,
+            mode: match config.mode {
+                GuardMode::Enforce => "enforce",
+                GuardMode::Observe => "observe",
+                GuardMode::Off => "off",
+            },
+            attached_as: self.mode,
             why: self.why.clone(),
             program_id: self.program_id,
+            verified_instructions: self.verified_instructions,
             taken_over: self.taken_over,
-            ports: self.config.ports.clone(),
+            ports: config.ports.clone(),
+            addresses: config.addresses.clone(),
+            management: config.management.clone(),
+            pass: config.pass.iter().map(|reason| reason.name()).collect(),
+            open_after_s: config.open_after.map(|span| span.as_secs()),
             generation: filled.generation.0,
             ipv4_prefixes: filled.ipv4,
             ipv6_prefixes: filled.ipv6,
@@ -116,11 +146,29 @@ impl Guard {
         Pins::new(&config.pin_dir, &config.interface).remove_all()
     }
 
-    fn tables(&self) -> MutexGuard<'_, (Tables, Filled)> {
-        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 fn contents<'a>(config: &'a config::Guard, registry: &'a Registry) -> Contents<'a> {
-    Contents { ports: &config.ports, policy: Policy { sample: Pace::per_second(config.log_per_second) }, registry }
+    let pace = |budget: Option<Budget>| budget.map_or(Pace::default(), |b| Pace::with_burst(b.rate, b.burst));
+    let mode = match config.mode {
+        GuardMode::Enforce => Policy::ON | Policy::ENFORCE,
+        GuardMode::Observe => Policy::ON,
+        GuardMode::Off => 0,
+    };
+    let flag = |set: bool, flag| if set { flag } else { 0 };
+    let policy = Policy {
+        flags: mode
+            | flag(config.addresses.is_empty(), Policy::ANY_ADDRESS)
+            | flag(config.source_budget.is_some(), Policy::SOURCE_BUDGET)
+            | flag(config.organisation_budget.is_some(), Policy::ORGANISATION_BUDGET),
+        drops: config.pass.iter().fold(Reason::dropping(), |drops, reason| drops & !reason.bit()),
+        source: pace(config.source_budget),
+        organisation: pace(config.organisation_budget),
+        open_after_ns: config.open_after.map_or(0, |span| u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)),
+        sample: Pace::per_second(config.log_per_second),
+    };
+    Contents { ports: &config.ports, addresses: &config.addresses, management: &config.management, policy, registry }
 }

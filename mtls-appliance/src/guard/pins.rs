@@ -14,7 +14,7 @@ use mtls_appliance_common::layout::{LAYOUT_VERSION, map};
 use super::GuardError;
 
 /// The maps that are pinned. Others (the ring of log records) are the daemon's own.
-pub(super) const PINNED_MAPS: [&str; 11] = [
+pub(super) const PINNED_MAPS: [&str; 15] = [
     map::ACTIVE,
     map::POLICY,
     map::PORTS,
@@ -22,6 +22,10 @@ pub(super) const PINNED_MAPS: [&str; 11] = [
     map::V4[1],
     map::V6[0],
     map::V6[1],
+    map::ADDRESSES,
+    map::SOURCES,
+    map::ORGANISATION_DUE,
+    map::HEARTBEAT,
     map::REASONS,
     map::ORGANISATIONS,
     map::ORGANISATION_SLOTS,
@@ -251,7 +255,9 @@ impl Shape {
 
 fn map_data<'a>(ebpf: &'a Ebpf, name: &str) -> Result<&'a MapData, GuardError> {
     match ebpf.map(name) {
-        Some(Map::Array(data) | Map::PerCpuArray(data) | Map::LpmTrie(data)) => Ok(data),
+        Some(
+            Map::Array(data) | Map::PerCpuArray(data) | Map::LpmTrie(data) | Map::HashMap(data) | Map::LruHashMap(data),
+        ) => Ok(data),
         _ => Err(GuardError::kernel("looking for the program's maps")(MapError::InvalidName { name: name.to_owned() })),
     }
 }
@@ -263,7 +269,7 @@ mod tests {
     #[test]
     fn a_vlan_interface_gets_a_folder_that_a_bpf_file_system_takes() {
         let pins = Pins::new(Path::new("/sys/fs/bpf/guard"), "eth0.100");
-        assert_eq!(pins.link(), Path::new("/sys/fs/bpf/guard/v1/eth0%2e100/link"));
+        assert_eq!(pins.link(), Path::new("/sys/fs/bpf/guard/v2/eth0%2e100/link"));
         assert_ne!(pins.folder(), Pins::new(Path::new("/sys/fs/bpf/guard"), "eth0%2e100").folder());
     }
 

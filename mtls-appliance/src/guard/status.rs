@@ -1,8 +1,9 @@
 //! What the guard tells about itself; serialised by whoever serves it.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
-use mtls_appliance_common::Action;
+use ipnet::IpNet;
 use serde::Serialize;
 
 /// How a guard is attached.
@@ -15,25 +16,6 @@ pub enum AttachedMode {
     Generic,
 }
 
-/// What became of packets with a reason.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum CountedAction {
-    /// Passed to the network stack.
-    Pass,
-    /// Dropped.
-    Drop,
-}
-
-impl From<Action> for CountedAction {
-    fn from(action: Action) -> Self {
-        match action {
-            Action::Pass => CountedAction::Pass,
-            Action::Drop => CountedAction::Drop,
-        }
-    }
-}
-
 /// A guard as it is now.
 #[derive(Debug, Clone, Serialize)]
 pub struct GuardStatus {
@@ -43,16 +25,28 @@ pub struct GuardStatus {
     pub interface_index: u32,
     /// Whether the kernel says that the interface carries this guard's program.
     pub attached: bool,
+    /// `enforce`, `observe` or `off`.
+    pub mode: &'static str,
     /// How it was attached.
-    pub mode: AttachedMode,
+    pub attached_as: AttachedMode,
     /// Why so: as configured, or what a driver said.
     pub why: String,
     /// The kernel's id of the program.
     pub program_id: u32,
+    /// How many instructions the verifier looked at, of a million that it looks at at most; `null` before Linux 5.16.
+    pub verified_instructions: Option<u32>,
     /// Whether the guard of an earlier run was taken over, with its counters.
     pub taken_over: bool,
     /// Guarded TCP ports.
     pub ports: Vec<u16>,
+    /// Guarded destination addresses; empty: all.
+    pub addresses: Vec<IpAddr>,
+    /// Where nothing is dropped from.
+    pub management: Vec<IpNet>,
+    /// Reasons whose packets are passed by configuration.
+    pub pass: Vec<&'static str>,
+    /// Seconds without the daemon after which nothing is dropped; `null`: drops go on.
+    pub open_after_s: Option<u64>,
     /// Counts the reloads, across restarts.
     pub generation: u64,
     /// Registered IPv4 prefixes.
@@ -87,8 +81,7 @@ impl GuardCounters {
 
     /// Packets that were dropped, for whatever reason.
     pub fn dropped(&self) -> u64 {
-        let dropped = self.reasons.iter().filter(|count| count.action == CountedAction::Drop);
-        dropped.map(|count| count.packets).sum()
+        self.reasons.iter().map(|count| count.dropped).sum()
     }
 }
 
@@ -97,10 +90,14 @@ impl GuardCounters {
 pub struct ReasonCount {
     /// The stable name of the reason.
     pub reason: &'static str,
-    /// What became of them.
-    pub action: CountedAction,
-    /// How many.
+    /// How many packets, whatever became of them.
     pub packets: u64,
+    /// Those that went on to the network stack.
+    pub passed: u64,
+    /// Those that ended at the interface.
+    pub dropped: u64,
+    /// Those that went on and would have been dropped if the guard did not merely observe.
+    pub observed: u64,
 }
 
 /// Packets by organisation.
@@ -112,4 +109,6 @@ pub struct OrganisationCount {
     pub registered: bool,
     /// Packets to guarded ports that were passed.
     pub packets: u64,
+    /// SYNs beyond its budget or that of one of its sources.
+    pub over_budget: u64,
 }

@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use aya::Ebpf;
 use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues};
+use aya::maps::{Array, HashMap as BpfHashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues};
 use ipnet::IpNet;
-use mtls_appliance_common::Reason;
 use mtls_appliance_common::layout::{
-    Generation, MAX_ORGANISATIONS, MAX_PREFIXES, OrganisationSlot, OrganisationSlotWords, PORT_WORDS, Policy, map,
-    port_bit,
+    AddressKey, Generation, MANAGEMENT, MAX_ADDRESSES, MAX_ORGANISATIONS, MAX_PREFIXES, OrganisationSlot,
+    OrganisationSlotWords, PORT_WORDS, Policy, PolicyWords, address_key, map, port_bit, reason_counter,
 };
+use mtls_appliance_common::{Action, Address, Reason};
 
 use super::GuardError;
 use super::status::{GuardCounters, OrganisationCount, ReasonCount};
@@ -27,10 +27,13 @@ type Prefixes<const N: usize> = HashMap<(u32, [u8; N]), u32>;
 /// Handles to the maps of one guard.
 pub(super) struct Tables {
     active: Array<MapData, u64>,
-    policies: Array<MapData, [u64; 2]>,
+    policies: Array<MapData, PolicyWords>,
     ports: Array<MapData, u64>,
     v4: [Trie<4>; 2],
     v6: [Trie<16>; 2],
+    addresses: BpfHashMap<MapData, AddressKey, u32>,
+    organisation_due: Array<MapData, u64>,
+    heartbeat: Array<MapData, u64>,
     reasons: PerCpuArray<MapData, u64>,
     organisations: PerCpuArray<MapData, u64>,
     slot_map: Array<MapData, OrganisationSlotWords>,
@@ -42,6 +45,8 @@ pub(super) struct Tables {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Contents<'a> {
     pub(super) ports: &'a [u16],
+    pub(super) addresses: &'a [IpAddr],
+    pub(super) management: &'a [IpNet],
     pub(super) policy: Policy,
     pub(super) registry: &'a Registry,
 }
@@ -63,6 +68,9 @@ impl Tables {
             ports: take(ebpf, map::PORTS)?,
             v4: [take(ebpf, map::V4[0])?, take(ebpf, map::V4[1])?],
             v6: [take(ebpf, map::V6[0])?, take(ebpf, map::V6[1])?],
+            addresses: take(ebpf, map::ADDRESSES)?,
+            organisation_due: take(ebpf, map::ORGANISATION_DUE)?,
+            heartbeat: take(ebpf, map::HEARTBEAT)?,
             reasons: take(ebpf, map::REASONS)?,
             organisations: take(ebpf, map::ORGANISATIONS)?,
             slot_map: take(ebpf, map::ORGANISATION_SLOTS)?,
@@ -90,7 +98,10 @@ impl Tables {
         let active = self.active()?;
         let generation = active.next();
         let owners = self.assign_slots(contents.registry, active, generation)?;
-        let (v4, v6) = by_family(contents.registry.prefixes(), &owners);
+        let (v4, v6) = by_family(contents.registry.prefixes(), &owners, contents.management);
+        if contents.addresses.len() > MAX_ADDRESSES as usize {
+            return Err(GuardError::TooManyAddresses { count: contents.addresses.len() });
+        }
         for (family, count) in [(4, v4.len()), (6, v6.len())] {
             if count > MAX_PREFIXES as usize {
                 return Err(GuardError::TooManyPrefixes { family, count });
@@ -102,6 +113,7 @@ impl Tables {
         replace(if bank == 0 { even } else { odd }, &v4)?;
         let [even, odd] = &mut self.v6;
         replace(if bank == 0 { even } else { odd }, &v6)?;
+        self.replace_addresses(bank, contents.addresses)?;
         let mut bitmap = vec![0u64; PORT_WORDS as usize];
         for port in contents.ports {
             let (word, bit) = port_bit(0, *port);
@@ -112,6 +124,28 @@ impl Tables {
         }
         self.policies.set(bank, contents.policy.to_words(), 0).map_err(GuardError::kernel("writing the policy"))?;
         Ok(Filled { generation, ipv4: v4.len(), ipv6: v6.len() })
+    }
+
+    /// Makes a bank hold exactly these guarded addresses.
+    fn replace_addresses(&mut self, bank: u32, wanted: &[IpAddr]) -> Result<(), GuardError> {
+        let wanted: Vec<AddressKey> = wanted.iter().map(|ip| address_key(bank, &Address::from(*ip))).collect();
+        let held = self.addresses.keys().collect::<Result<Vec<_>, MapError>>();
+        for key in held.map_err(GuardError::kernel("reading the guarded addresses"))? {
+            if key.first() == Some(&bank) && !wanted.contains(&key) {
+                self.addresses.remove(&key).map_err(GuardError::kernel("removing a guarded address"))?;
+            }
+        }
+        for key in wanted {
+            self.addresses.insert(key, 1, 0).map_err(GuardError::kernel("adding a guarded address"))?;
+        }
+        Ok(())
+    }
+
+    /// Stores that the daemon is there: now, by the clock that the program reads.
+    pub(super) fn beat(&mut self) -> Result<(), GuardError> {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let nanoseconds = now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs();
+        self.heartbeat.set(0, nanoseconds, 0).map_err(GuardError::kernel("writing a sign of life"))
     }
 
     /// The one step in which every packet from now on is judged by what was filled in. Packets look at the lowest bit
@@ -133,8 +167,11 @@ impl Tables {
         let assigned = allocate(&mut self.slots, codes, active, generation)?;
         for index in &assigned.reused {
             let cpus = aya::util::nr_cpus().map_err(|(_, error)| GuardError::kernel("counting the CPUs")(error))?;
-            let zeros = PerCpuValues::try_from(vec![0; cpus]).map_err(GuardError::kernel("counting the CPUs"))?;
-            self.organisations.set(*index, zeros, 0).map_err(GuardError::kernel("resetting a counter"))?;
+            for counter in [2 * index, 2 * index + 1] {
+                let zeros = PerCpuValues::try_from(vec![0; cpus]).map_err(GuardError::kernel("counting the CPUs"))?;
+                self.organisations.set(counter, zeros, 0).map_err(GuardError::kernel("resetting a counter"))?;
+            }
+            self.organisation_due.set(*index, 0, 0).map_err(GuardError::kernel("resetting a budget"))?;
         }
         for index in &assigned.owners {
             self.slot_map
@@ -149,10 +186,15 @@ impl Tables {
         let reasons = Reason::ALL
             .iter()
             .map(|reason| {
+                let count = |action| sum(&self.reasons, reason_counter(action, reason.index()));
+                let (passed, dropped) = (count(Action::Pass)?, count(Action::Drop)?);
+                let observed = count(Action::Observed)?;
                 Ok(ReasonCount {
                     reason: reason.name(),
-                    action: reason.action().into(),
-                    packets: sum(&self.reasons, reason.index())?,
+                    packets: passed + dropped + observed,
+                    passed,
+                    dropped,
+                    observed,
                 })
             })
             .collect::<Result<_, GuardError>>()?;
@@ -163,7 +205,8 @@ impl Tables {
                 Ok(OrganisationCount {
                     code: slot.code().to_owned(),
                     registered: slot.generation == active.0,
-                    packets: sum(&self.organisations, index)?,
+                    packets: sum(&self.organisations, 2 * index)?,
+                    over_budget: sum(&self.organisations, 2 * index + 1)?,
                 })
             })
             .collect::<Result<_, GuardError>>()?;
@@ -226,15 +269,24 @@ fn allocate<'a>(
     Ok(assigned)
 }
 
-/// Prefixes by family, each with its organisation's slot.
-fn by_family(prefixes: impl Iterator<Item = (IpNet, usize)>, owners: &[u32]) -> (Prefixes<4>, Prefixes<16>) {
+/// Prefixes by family, each with its organisation's slot, or [`MANAGEMENT`]: that includes every registered prefix inside
+/// a management prefix, since the longest one is what counts.
+fn by_family(
+    prefixes: impl Iterator<Item = (IpNet, usize)>,
+    owners: &[u32],
+    management: &[IpNet],
+) -> (Prefixes<4>, Prefixes<16>) {
     let mut v4 = Prefixes::new();
     let mut v6 = Prefixes::new();
-    for (prefix, organisation) in prefixes {
+    let owned = prefixes.map(|(prefix, organisation)| {
+        let managed = management.iter().any(|all| all.contains(&prefix));
+        (prefix, if managed { MANAGEMENT } else { owners[organisation] })
+    });
+    for (prefix, owner) in owned.chain(management.iter().map(|prefix| (*prefix, MANAGEMENT))) {
         let length = u32::from(prefix.prefix_len());
         match prefix.network() {
-            IpAddr::V4(address) => v4.insert((length, address.octets()), owners[organisation]),
-            IpAddr::V6(address) => v6.insert((length, address.octets()), owners[organisation]),
+            IpAddr::V4(address) => v4.insert((length, address.octets()), owner),
+            IpAddr::V6(address) => v6.insert((length, address.octets()), owner),
         };
     }
     (v4, v6)
@@ -329,10 +381,25 @@ mod tests {
     #[test]
     fn prefixes_are_cut_to_their_network_and_lead_to_their_organisations_counter() {
         let prefixes = [("10.1.2.3/8", 1), ("2001:db8::1/32", 0)].map(|(prefix, i)| (prefix.parse().unwrap(), i));
-        let (v4, v6) = by_family(prefixes.into_iter(), &[7, 5]);
+        let (v4, v6) = by_family(prefixes.into_iter(), &[7, 5], &[]);
         assert_eq!(v4, Prefixes::from([((8, [10, 0, 0, 0]), 5)]));
         let mut network = [0; 16];
         network[..4].copy_from_slice(&[0x20, 1, 0xd, 0xb8]);
         assert_eq!(v6, Prefixes::from([((32, network), 7)]));
+    }
+
+    #[test]
+    fn what_lies_in_a_management_prefix_belongs_to_management() {
+        let prefixes = [("10.1.0.0/16", 0), ("10.1.2.0/24", 1), ("192.0.2.0/24", 1)];
+        let prefixes = prefixes.map(|(prefix, i)| (prefix.parse().unwrap(), i));
+        let management = ["10.1.0.0/16".parse().unwrap(), "192.0.2.7/32".parse().unwrap()];
+        let (v4, v6) = by_family(prefixes.into_iter(), &[7, 5], &management);
+        let wanted = [
+            ((16, [10, 1, 0, 0]), MANAGEMENT),
+            ((24, [10, 1, 2, 0]), MANAGEMENT),
+            ((24, [192, 0, 2, 0]), 5),
+            ((32, [192, 0, 2, 7]), MANAGEMENT),
+        ];
+        assert_eq!((v4, v6), (Prefixes::from(wanted), Prefixes::new()));
     }
 }

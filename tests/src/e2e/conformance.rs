@@ -231,7 +231,8 @@ impl Answer {
         let interim = response.interim.iter().map(|head| head.status()).collect::<Result<Vec<_>, _>>()?;
         ensure!(interim == self.interim, "interim responses {interim:?} instead of {:?}", self.interim);
         fields(&head.fields, &self.fields, &self.without)?;
-        if !self.fields.iter().any(|line| line.starts_with("Date:")) {
+        // RFC 9110 6.6.1 leaves 101, like every 1xx, without one.
+        if self.status >= 200 && !self.fields.iter().any(|line| line.starts_with("Date:")) {
             dated(head)?;
         }
         if let Some(body) = self.body {

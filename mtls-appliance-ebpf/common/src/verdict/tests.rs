@@ -4,29 +4,95 @@ use std::string::String;
 use std::vec::Vec;
 use std::{format, vec};
 
-use super::{Address, Frame, Judgement, Tables, judge};
-use crate::reason::Reason;
+use core::cell::Cell;
+
+use super::{Address, Charge, Frame, Judgement, Tables, judge};
+use crate::layout::{MANAGEMENT, Policy};
+use crate::pace::Pace;
+use crate::reason::{Action, Reason};
 
 const OURS_V4: [u8; 4] = [192, 0, 2, 1];
 const KNOWN_V4: [u8; 4] = [198, 51, 100, 7];
 const STRANGER_V4: [u8; 4] = [203, 0, 113, 9];
 const OURS_V6: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 const KNOWN_V6: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7];
+/// An address of the operator's, inside a registered prefix.
+const ADMIN_V4: [u8; 4] = [198, 51, 100, 99];
 const STRANGER_V6: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9];
 
-struct Known;
+/// What is known; budgets are kept as the program keeps them.
+struct Known {
+    policy: Policy,
+    now: Cell<u64>,
+    heartbeat: u64,
+    source_due: Cell<u64>,
+    organisation_due: Cell<u64>,
+}
+
+const ENFORCING: u64 = Policy::ON | Policy::ENFORCE | Policy::ANY_ADDRESS;
+
+impl Known {
+    fn with(flags: u64) -> Known {
+        Known {
+            policy: Policy { flags, drops: Reason::dropping(), ..Policy::default() },
+            now: Cell::new(1_000_000_000_000),
+            heartbeat: 0,
+            source_due: Cell::new(0),
+            organisation_due: Cell::new(0),
+        }
+    }
+
+    fn judge(&self, frame: &[u8]) -> Judgement {
+        let judgement = judge(&Frame(frame), self);
+        let Charge { source, organisation } = judgement.charge;
+        self.source_due.set(source.unwrap_or(self.source_due.get()));
+        self.organisation_due.set(organisation.unwrap_or(self.organisation_due.get()));
+        judgement
+    }
+
+    fn outcome(&self, frame: &[u8]) -> (Reason, Action) {
+        let judgement = self.judge(frame);
+        (judgement.reason(), judgement.action)
+    }
+}
 
 impl Tables for Known {
-    fn guards(&self, _: &Address, port: u16) -> bool {
+    fn policy(&self) -> Policy {
+        self.policy
+    }
+
+    fn guards_port(&self, port: u16) -> bool {
         port == 443 || port == 8443
     }
 
-    fn organisation(&self, source: &Address) -> Option<u32> {
-        match source {
-            Address::V4([198, 51, 100, _]) => Some(4),
-            Address::V6([0x20, 1, 0xd, 0xb8, 0, 7, ..]) => Some(6),
+    fn guards_address(&self, destination: &Address) -> bool {
+        assert!(!self.policy.is(Policy::ANY_ADDRESS), "asked for nothing");
+        *destination == Address::v4(OURS_V4)
+    }
+
+    fn owner(&self, source: &Address) -> Option<u32> {
+        match source.octets_v4() {
+            ADMIN_V4 if !source.is_v6() => Some(MANAGEMENT),
+            [198, 51, 100, _] if !source.is_v6() => Some(4),
+            _ if source.octets_v6().starts_with(&[0x20, 1, 0xd, 0xb8, 0, 7]) => Some(6),
             _ => None,
         }
+    }
+
+    fn source_due(&self, _: &Address) -> u64 {
+        self.source_due.get()
+    }
+
+    fn organisation_due(&self, _: u32) -> u64 {
+        self.organisation_due.get()
+    }
+
+    fn heartbeat(&self) -> u64 {
+        self.heartbeat
+    }
+
+    fn now(&self) -> u64 {
+        self.now.get()
     }
 }
 
@@ -123,7 +189,9 @@ fn fragment(offset: u16, more: bool) -> Vec<u8> {
 }
 
 fn reason(frame: &[u8]) -> Reason {
-    judge(&Frame(frame), &Known).reason
+    let judgement = Known::with(ENFORCING).judge(frame);
+    assert_eq!(judgement.action, judgement.reason().action());
+    judgement.reason()
 }
 
 #[track_caller]
@@ -199,17 +267,18 @@ fn tcp_is_judged_by_port_and_source() {
 
 #[test]
 fn a_judgement_says_what_it_was_made_from() {
-    let Judgement { segment, organisation, .. } =
-        judge(&Frame(&ipv4(Ipv4 { source: KNOWN_V4, payload: &tcp(443), ..Ipv4::default() })), &Known);
-    let segment = segment.unwrap();
+    let Judgement { segment, organisation, is_read, .. } =
+        Known::with(ENFORCING).judge(&ipv4(Ipv4 { source: KNOWN_V4, payload: &tcp(443), ..Ipv4::default() }));
+    assert!(is_read);
     assert_eq!(organisation, Some(4));
-    assert_eq!((segment.source, segment.destination), (Address::V4(KNOWN_V4), Address::V4(OURS_V4)));
+    assert_eq!((segment.source, segment.destination), (Address::v4(KNOWN_V4), Address::v4(OURS_V4)));
     assert_eq!((segment.source_port, segment.destination_port), (0xc000, 443));
 
-    let Judgement { segment, organisation, .. } = judge(&Frame(&ipv6(STRANGER_V6, &[], 6, &tcp(8443))), &Known);
-    let segment = segment.unwrap();
+    let Judgement { segment, organisation, is_read, .. } =
+        Known::with(ENFORCING).judge(&ipv6(STRANGER_V6, &[], 6, &tcp(8443)));
+    assert!(is_read);
     assert_eq!(organisation, None);
-    assert_eq!((segment.source, segment.destination), (Address::V6(STRANGER_V6), Address::V6(OURS_V6)));
+    assert_eq!((segment.source, segment.destination), (Address::v6(STRANGER_V6), Address::v6(OURS_V6)));
     assert_eq!(segment.destination_port, 8443);
 }
 
@@ -362,4 +431,113 @@ fn no_prefix_of_a_packet_panics_or_lets_a_stranger_reach_a_guarded_port() {
             assert_ne!(reason, Reason::NotGuarded, "{length}");
         }
     }
+}
+
+/// TCP to port 443 with these flags.
+fn flags(source: [u8; 4], flags: u8) -> Vec<u8> {
+    let mut segment = tcp(443);
+    segment[13] = flags;
+    ipv4(Ipv4 { source, payload: &segment, ..Ipv4::default() })
+}
+
+/// Makes a packet from this source.
+type FromSource = fn([u8; 4]) -> Vec<u8>;
+
+/// Packets that are dropped for each reason that needs no budget.
+fn dropped() -> Vec<(Reason, FromSource)> {
+    vec![
+        (Reason::UnregisteredSource, |source| ipv4(Ipv4 { source, payload: &tcp(443), ..Ipv4::default() })),
+        (Reason::ShortTcp, |source| ipv4(Ipv4 { source, payload: &tcp(443)[..8], ..Ipv4::default() })),
+        (Reason::ShortFirstFragment, |source| {
+            ipv4(Ipv4 { source, fragment: 0x2000, payload: &tcp(443)[..8], ..Ipv4::default() })
+        }),
+        (Reason::FragmentOffsetOne, |source| ipv4(Ipv4 { source, fragment: 1, payload: &[0; 8], ..Ipv4::default() })),
+    ]
+}
+
+#[test]
+fn modes_differ_in_what_happens_not_in_what_is_found() {
+    for (reason, frame) in dropped() {
+        let frame = frame(STRANGER_V4);
+        assert_eq!(Known::with(ENFORCING).outcome(&frame), (reason, Action::Drop));
+        assert_eq!(Known::with(ENFORCING & !Policy::ENFORCE).outcome(&frame), (reason, Action::Observed));
+        assert_eq!(Known::with(ENFORCING & !Policy::ON).outcome(&frame), (Reason::Off, Action::Pass));
+        assert_eq!(Known::with(0).outcome(&frame), (Reason::Off, Action::Pass), "maps as the kernel makes them");
+        let mut lenient = Known::with(ENFORCING);
+        lenient.policy.drops &= !reason.bit();
+        assert_eq!(lenient.outcome(&frame), (reason, Action::Pass), "as the operator decided");
+    }
+}
+
+#[test]
+fn from_management_addresses_nothing_is_dropped() {
+    for (reason, frame) in dropped() {
+        assert_eq!(Known::with(ENFORCING).outcome(&frame(ADMIN_V4)), (Reason::Management, Action::Pass), "{reason:?}");
+    }
+    let admin = Known::with(ENFORCING | Policy::SOURCE_BUDGET | Policy::ORGANISATION_BUDGET);
+    assert_eq!(admin.outcome(&flags(ADMIN_V4, SYN)), (Reason::Management, Action::Pass), "no budget either");
+}
+
+#[test]
+fn only_guarded_addresses_are_guarded() {
+    let some = Known::with(Policy::ON | Policy::ENFORCE);
+    for (reason, frame) in dropped() {
+        let mut elsewhere = frame(STRANGER_V4);
+        elsewhere[33] = 77;
+        assert_eq!(some.outcome(&elsewhere), (Reason::NotGuarded, Action::Pass), "{reason:?}");
+        assert_eq!(some.outcome(&frame(STRANGER_V4)), (reason, Action::Drop));
+    }
+    assert_eq!(some.outcome(&ipv6(STRANGER_V6, &[], 6, &tcp(443))).0, Reason::NotGuarded);
+    assert_eq!(some.outcome(&ipv6(STRANGER_V6, &[], 58, &[128, 0])).0, Reason::NotTcp, "what passes is not looked up");
+}
+
+const SYN: u8 = 2;
+
+fn budgeted(source: (u32, u32), organisation: (u32, u32)) -> Known {
+    let mut known = Known::with(ENFORCING | Policy::SOURCE_BUDGET | Policy::ORGANISATION_BUDGET);
+    known.policy.source = Pace::with_burst(source.0, source.1);
+    known.policy.organisation = Pace::with_burst(organisation.0, organisation.1);
+    known
+}
+
+#[test]
+fn budgets_bound_new_connections_and_nothing_else() {
+    let known = budgeted((10, 3), (1000, 1000));
+    let syn = flags(KNOWN_V4, SYN);
+    let outcomes: Vec<_> = (0..5).map(|_| known.outcome(&syn)).collect();
+    let (passed, over) = ((Reason::Registered, Action::Pass), (Reason::SourceOverBudget, Action::Drop));
+    assert_eq!(outcomes, [passed, passed, passed, over, over]);
+    for other in [0x12, 0x10, 0x11, 0x04, 0x18, 0x00] {
+        assert_eq!(known.outcome(&flags(KNOWN_V4, other)), passed, "flags {other:#x}");
+    }
+    assert_eq!(known.outcome(&flags(KNOWN_V4, SYN | 0xc0)), over, "with congestion notification");
+    known.now.set(known.now.get() + 100_000_000);
+    assert_eq!((known.outcome(&syn), known.outcome(&syn)), (passed, over), "one more after its interval");
+}
+
+#[test]
+fn an_organisation_has_a_budget_of_its_own() {
+    let known = budgeted((1000, 1000), (10, 2));
+    let syn = flags(KNOWN_V4, SYN);
+    let outcomes: Vec<_> = (0..3).map(|_| known.judge(&syn)).collect();
+    let reasons: Vec<_> = outcomes.iter().map(|judgement| judgement.reason()).collect();
+    assert_eq!(reasons, [Reason::Registered, Reason::Registered, Reason::OrganisationOverBudget]);
+    assert_eq!(outcomes[2].organisation, Some(4), "counted for it");
+    assert_eq!(outcomes[2].charge, Charge::default(), "what is not let in costs nothing");
+    assert!(outcomes[0].charge.source.is_some() && outcomes[0].charge.organisation.is_some());
+}
+
+#[test]
+fn without_a_daemon_drops_go_on_unless_the_operator_decided_otherwise() {
+    let (reason, frame) = (Reason::UnregisteredSource, dropped()[0].1(STRANGER_V4));
+    let mut known = Known::with(ENFORCING);
+    assert_eq!(known.outcome(&frame), (reason, Action::Drop));
+    known.policy.open_after_ns = 5_000_000_000;
+    known.heartbeat = known.now.get() - 5_000_000_000;
+    assert_eq!(known.outcome(&frame), (reason, Action::Drop));
+    known.now.set(known.now.get() + 1);
+    assert_eq!(known.outcome(&frame), (Reason::DaemonGone, Action::Pass));
+    assert_eq!(known.outcome(&flags(KNOWN_V4, SYN)), (Reason::Registered, Action::Pass));
+    known.heartbeat = known.now.get() + 7;
+    assert_eq!(known.outcome(&frame), (reason, Action::Drop), "a beat between two readings of the clock");
 }

@@ -17,8 +17,10 @@ use super::document::{Document, nearest};
 pub(super) use amount::{Count, PORT, Size, Span};
 pub(super) use header::{Header, PresetName};
 pub(super) use origin::{HEALTH_PATH, HOST_PATTERN, ORIGIN_NAME, OriginServerForm, RouteForm, UPGRADE};
-pub(super) use text::{ADDRESS, INTERFACE, PATH, PIN, PIN_DIR, REMOVED_NAME, SERVER_NAME};
-pub(super) use word::{EKU, GUARD, OFFLOAD, POOL, VERIFY, VERSIONS, VerifyWord};
+pub(super) use text::{
+    ADDRESS, DROP_REASON, GUARDED_ADDRESS, INTERFACE, MANAGEMENT, PATH, PIN, PIN_DIR, REMOVED_NAME, SERVER_NAME,
+};
+pub(super) use word::{ATTACH, EKU, GUARD, OFFLOAD, POOL, VERIFY, VERSIONS, VerifyWord};
 
 /// A kind of value.
 pub(super) trait Form: Sync {

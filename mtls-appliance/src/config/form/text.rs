@@ -2,6 +2,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use ipnet::IpNet;
+use mtls_appliance_common::Reason;
+
 use super::{Text, wrong};
 use crate::identity::{FieldNameError, check_removed_name};
 
@@ -105,6 +108,51 @@ pub(in crate::config) const REMOVED_NAME: Text<String> = Text {
 };
 
 /// A folder on a BPF file system.
+/// An address that the guard protects.
+pub(in crate::config) const GUARDED_ADDRESS: Text<IpAddr> = Text {
+    what: "IP address",
+    example: "\"192.0.2.1\"",
+    parse: |text| match text.parse::<IpAddr>() {
+        Ok(address) if address.is_unspecified() => {
+            wrong("stands for every address", "leave guard.addresses out to guard every address")
+        }
+        Ok(address) => Ok(address.to_canonical()),
+        Err(_) => {
+            wrong("not an IP address", "give an address of this machine, as in \"192.0.2.1\"; see: ip -br address")
+        }
+    },
+};
+
+/// Where the machine is managed from.
+pub(in crate::config) const MANAGEMENT: Text<IpNet> = Text {
+    what: "IP address or prefix",
+    example: "\"10.20.0.0/16\"",
+    parse: |text| {
+        let prefix = text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+        match prefix {
+            Some(prefix) if prefix.prefix_len() == 0 => {
+                wrong("every address would be let in", "name the networks that you manage the machine from")
+            }
+            Some(prefix) => Ok(prefix.trunc()),
+            None => wrong("neither an IP address nor a prefix", "write it as in \"10.20.0.0/16\" or \"2001:db8::7\""),
+        }
+    },
+};
+
+/// A reason for which the guard drops packets.
+pub(in crate::config) const DROP_REASON: Text<Reason> = Text {
+    what: "reason for which packets are dropped",
+    example: "\"ipv6_header_limit\"",
+    parse: |text| match Reason::by_name(text).filter(|reason| Reason::dropping() & reason.bit() != 0) {
+        Some(reason) => Ok(reason),
+        None => {
+            let all = Reason::ALL.iter().filter(|reason| Reason::dropping() & reason.bit() != 0);
+            let names: Vec<&str> = all.map(|reason| reason.name()).collect();
+            wrong("no such reason", format!("possible: {}", names.join(", ")))
+        }
+    },
+};
+
 pub(in crate::config) const PIN_DIR: Text<String> = Text {
     what: "folder under `/sys/fs/bpf`",
     example: "\"/sys/fs/bpf/mtls-appliance\"",

@@ -1,7 +1,7 @@
 //! Choices between a few words.
 
 use super::Words;
-use crate::config::{ClientEku, GuardMode, OffloadMode, PoolMode, TlsVersion};
+use crate::config::{AttachMode, ClientEku, GuardMode, OffloadMode, PoolMode, TlsVersion};
 
 /// TLS versions.
 pub(in crate::config) const VERSIONS: Words<TlsVersion> =
@@ -37,9 +37,16 @@ pub(in crate::config) const OFFLOAD: Words<OffloadMode> = Words(&[
 
 /// `guard.mode`.
 pub(in crate::config) const GUARD: Words<GuardMode> = Words(&[
-    ("auto", GuardMode::Auto, "native, else generic, and said so"),
-    ("native", GuardMode::Native, "in the driver, or no start"),
-    ("generic", GuardMode::Generic, "in the network stack"),
+    ("enforce", GuardMode::Enforce, "drops"),
+    ("observe", GuardMode::Observe, "counts and logs what it would drop"),
+    ("off", GuardMode::Off, "passes everything"),
+]);
+
+/// `guard.attach`.
+pub(in crate::config) const ATTACH: Words<AttachMode> = Words(&[
+    ("auto", AttachMode::Auto, "native, else generic, and said so"),
+    ("native", AttachMode::Native, "in the driver, or no start"),
+    ("generic", AttachMode::Generic, "in the network stack"),
 ]);
 
 /// `origin.pool`.
