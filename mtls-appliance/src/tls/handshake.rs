@@ -47,7 +47,9 @@ pub async fn run(tcp: &TcpStream, session: &mut Session, exact: bool) -> Result<
         flush(tcp, session).await?;
         match progress? {
             Progress::Established => return Ok(()),
-            Progress::PeerClosed => return Err(HandshakeError::Closed),
+            Progress::PeerClosed if session.is_handshaking() => return Err(HandshakeError::Closed),
+            // All it has to say came along with the end of the handshake; what it asked for is still due.
+            Progress::PeerClosed => return Ok(()),
             Progress::Blocked => {}
         }
         let taken;

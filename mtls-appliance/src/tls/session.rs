@@ -114,10 +114,17 @@ impl Session {
         step
     }
 
-    /// After an error rustls may still hold an alert for the peer; it gives that out before it looks at more input.
+    /// After an error rustls may still hold what it had to say before, and an alert behind it; it gives those out one by
+    /// one before it looks at more input, which it must not see again.
     fn collect_alert(&mut self) {
-        let before = self.outgoing.len();
-        while matches!(self.step(), Ok(Step::Again)) && self.outgoing.len() == before {}
+        while self.wants_write() && matches!(self.step(), Ok(Step::Again)) {}
+    }
+
+    fn wants_write(&self) -> bool {
+        match &self.connection {
+            Connection::Server(connection) => connection.wants_write(),
+            Connection::Client(connection) => connection.wants_write(),
+        }
     }
 
     /// Encrypts `data` behind what is already outgoing.
@@ -198,6 +205,14 @@ impl Session {
     /// Whether the peer has said close_notify.
     pub fn peer_closed(&self) -> bool {
         self.peer_closed
+    }
+
+    /// Whether the handshake is not complete yet.
+    pub fn is_handshaking(&self) -> bool {
+        match &self.connection {
+            Connection::Server(connection) => connection.is_handshaking(),
+            Connection::Client(connection) => connection.is_handshaking(),
+        }
     }
 
     /// The name that the caller asked for (SNI).

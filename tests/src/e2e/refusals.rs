@@ -24,6 +24,7 @@ cases!("refusals":
     a_certificate_without_a_serial_number_is_refused,
     a_chain_without_its_intermediate_is_refused,
     tls_1_2_is_refused_when_1_3_is_required,
+    a_caller_that_can_not_check_our_signature_gets_an_alert,
     tls_1_2_callers_are_held_to_the_same_rules,
     garbage_instead_of_tls_is_refused,
     plain_http_is_refused,
@@ -167,6 +168,17 @@ fn a_chain_without_its_intermediate_is_refused(lab: &Lab) -> anyhow::Result<()> 
     std::fs::write(lab.path("client-leaf.pem"), &chain[..end])?;
     std::fs::copy(lab.path("client-p256.key"), lab.path("client-leaf.key"))?;
     certificate_refused(lab, Some("client-leaf"), UNKNOWN_CA, "certificate_unknown_ca").map(drop)
+}
+
+fn a_caller_that_can_not_check_our_signature_gets_an_alert(lab: &Lab) -> anyhow::Result<()> {
+    const HANDSHAKE_FAILURE: u8 = 40;
+    let origin = lab.origin()?;
+    let mut appliance = lab.appliance(&origin)?;
+    // This is found out only when the first messages of the answer are already on their way.
+    let options = ["-tls1_3", "-sigalgs", "RSA-PSS+SHA256"];
+    let session = openssl::s_client(lab, &Place::Here, appliance.address(), Some("client-p256"), &options, REQUEST)?;
+    ensure!(session.alert() == Some(HANDSHAKE_FAILURE), "{}\n{}", session.stdout, session.stderr);
+    appliance.must_be_alive()
 }
 
 fn tls_1_2_is_refused_when_1_3_is_required(lab: &Lab) -> anyhow::Result<()> {
