@@ -13,6 +13,9 @@ mod case;
 mod configuration;
 mod conformance;
 mod data_path;
+mod dice;
+mod differential;
+mod effort;
 mod guard;
 mod identity;
 mod lifecycle;
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
         configuration::CASES,
         guard::CASES,
         load::CASES,
+        differential::CASES,
         soak::CASES,
     ];
     let trials = modules.into_iter().flatten().map(|case| case.trial()).collect();

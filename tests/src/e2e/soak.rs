@@ -15,6 +15,8 @@ use mtls_appliance_tests::harness::{
 use mtls_appliance_tests::pattern;
 
 use crate::case::cases;
+use crate::dice::Dice;
+use crate::effort::{emulated, number};
 
 cases!("soak":
     many_idle_connections_cost_little_and_leave_nothing_behind,
@@ -35,22 +37,6 @@ const CLEARED: u64 = 20;
 const CALLERS: u64 = 6;
 /// Where the randomness of the long mix begins.
 const SEED: u64 = 0x5eed_0b5e_55ed_cafe;
-
-/// Whether this runs in a virtual machine, whose CPU is emulated and slow.
-fn emulated() -> bool {
-    let kernel = std::env::var("MTLS_KERNEL").unwrap_or_default();
-    ["6.1", "6.12", "7"].iter().any(|guest| {
-        kernel.strip_prefix(guest).is_some_and(|rest| !rest.starts_with(|next: char| next.is_ascii_digit()))
-    })
-}
-
-fn number(variable: &str, native: u64, emulated_default: u64) -> anyhow::Result<u64> {
-    match std::env::var(variable) {
-        Ok(text) => text.parse().with_context(|| format!("{variable} = {text:?} is not a number")),
-        Err(_) if emulated() => Ok(emulated_default),
-        Err(_) => Ok(native),
-    }
-}
 
 /// Limits and deadlines that play no part in what is shown.
 fn roomy(settings: Settings) -> Settings {
@@ -413,30 +399,6 @@ fn a_caller_that_reads_nothing_costs_bounded_memory_and_ends_at_the_body_deadlin
     appliance.must_be_alive()
 }
 
-/// Numbers that are the same in every run (splitmix64).
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, below: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % below
-    }
-
-    /// Small and large alike: every power of two up to `2^most` is as likely.
-    fn length(&mut self, most: u64) -> u64 {
-        let power = self.roll(most + 1);
-        self.roll(1 << power)
-    }
-
-    fn pick<T: Copy>(&mut self, from: &[T]) -> anyhow::Result<T> {
-        let at = usize::try_from(self.roll(from.len() as u64))?;
-        from.get(at).copied().context("nothing to pick from")
-    }
-}
-
 /// One caller of the long mix.
 struct Mixer<'a> {
     dice: Dice,
@@ -556,7 +518,7 @@ fn a_long_mix_of_everything_leaves_nothing_behind(lab: &Lab) -> anyhow::Result<(
             let callers = scope.spawn(|| {
                 in_threads(CALLERS, |caller| {
                     let tls = &identities[usize::try_from(caller)? % identities.len()];
-                    let dice = Dice(SEED ^ (round << 32) ^ caller);
+                    let dice = Dice::new(SEED ^ (round << 32) ^ caller);
                     let mut mixer = Mixer { dice, address, tls, longest, kept: None };
                     let mut step = 0;
                     while begin.elapsed() < time {

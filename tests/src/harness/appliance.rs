@@ -45,10 +45,25 @@ impl Appliance {
         settings: &Settings,
         environment: &[(&str, &str)],
     ) -> anyhow::Result<Self> {
-        let configuration = lab.path("appliance.toml");
+        Self::start_as(lab, "appliance", place, settings, environment)
+    }
+
+    /// The same with files of that name, beside others of this test.
+    ///
+    /// # Errors
+    /// As for [`Self::start`].
+    pub fn start_as(
+        lab: &Lab,
+        name: &str,
+        place: &Place,
+        settings: &Settings,
+        environment: &[(&str, &str)],
+    ) -> anyhow::Result<Self> {
+        let configuration = lab.path(&format!("{name}.toml"));
         settings.write(&configuration)?;
         let address = settings.listener()?;
-        let process = Self::launch_run(lab, place, &configuration, environment)?;
+        let mut process = Self::launch_run(lab, place, &configuration, environment)?;
+        process.keep_transcript(configuration.with_extension("transcript"));
         let mut appliance = Self { process, configuration, place: place.clone(), address };
         appliance.wait_ready()?;
         Ok(appliance)

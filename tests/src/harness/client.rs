@@ -6,14 +6,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow, bail, ensure};
+use anyhow::{Context, bail, ensure};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{AlertDescription, ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion};
 
 use super::Place;
 use super::curl::{NAME, write_pattern};
-use crate::http::{Framing, HEAD_LIMIT, Head, chunk_size};
+use super::incoming::Incoming;
+use crate::http::Head;
 use crate::pattern;
 
 /// How long any single read or write may take.
@@ -239,7 +240,7 @@ impl Client {
     /// # Errors
     /// When the next head is a final response's, or malformed.
     pub fn interim(&mut self) -> anyhow::Result<Head> {
-        let head = self.head()?;
+        let head = Incoming::new(&mut self.stream, &mut self.buffer).head()?;
         ensure!(head.status()? / 100 == 1, "a final response instead of an interim one: {}", head.start);
         Ok(head)
     }
@@ -276,17 +277,7 @@ impl Client {
     /// # Errors
     /// When the read fails otherwise than by an end.
     pub fn read_to_end(&mut self) -> anyhow::Result<(Vec<u8>, bool)> {
-        loop {
-            let mut piece = [0; 16 * 1024];
-            match self.stream.read(&mut piece) {
-                Ok(0) => return Ok((std::mem::take(&mut self.buffer), true)),
-                Ok(read) => self.buffer.extend_from_slice(&piece[..read]),
-                Err(error) if is_end(&error) => {
-                    return Ok((std::mem::take(&mut self.buffer), false));
-                }
-                Err(error) => return Err(error).context("reading to the end"),
-            }
-        }
+        Incoming::new(&mut self.stream, &mut self.buffer).to_end()
     }
 
     /// The next `length` bytes.
@@ -295,7 +286,8 @@ impl Client {
     /// When the connection ends before.
     pub fn take(&mut self, length: u64) -> anyhow::Result<Vec<u8>> {
         let mut taken = Vec::new();
-        self.exactly(length, &mut |bytes| taken.extend_from_slice(bytes))?;
+        let mut incoming = Incoming::new(&mut self.stream, &mut self.buffer);
+        incoming.exactly(length, &mut |bytes| taken.extend_from_slice(bytes))?;
         Ok(taken)
     }
 
@@ -419,92 +411,8 @@ impl Client {
     }
 
     fn receive(&mut self, method: &str, sink: &mut dyn FnMut(&[u8])) -> anyhow::Result<Response> {
-        let mut interim = Vec::new();
-        let head = loop {
-            let head = self.head()?;
-            if head.status()? / 100 != 1 || head.status()? == 101 {
-                break head;
-            }
-            ensure!(interim.len() < 100, "more than 100 interim responses");
-            interim.push(head);
-        };
-        let status = head.status()?;
-        let mut digest = pattern::Sha256::default();
-        let mut take = |bytes: &[u8]| {
-            digest.update(bytes);
-            sink(bytes);
-        };
-        match head.response_framing(method)? {
-            Framing::None => {}
-            Framing::Length(length) => self.exactly(length, &mut take)?,
-            Framing::Chunked => loop {
-                let size = chunk_size(&self.line()?)?;
-                if size == 0 {
-                    while !self.line()?.is_empty() {}
-                    break;
-                }
-                self.exactly(size, &mut take)?;
-                ensure!(self.line()?.is_empty(), "a chunk is longer than its size says");
-            },
-            Framing::UntilClose => {
-                let (rest, proper) = self.read_to_end()?;
-                ensure!(proper, "the connection ended within a body: no close_notify");
-                take(&rest);
-            }
-        }
-        Ok(Response { interim, head, status, body: Vec::new(), length: digest.length(), sha256: digest.finish() })
-    }
-
-    fn head(&mut self) -> anyhow::Result<Head> {
-        let mut bytes = Vec::new();
-        loop {
-            let line = self.line().context("waiting for a response's head")?;
-            if line.is_empty() {
-                return Ok(Head::parse(&bytes)?);
-            }
-            bytes.extend_from_slice(&line);
-            bytes.extend_from_slice(b"\r\n");
-            ensure!(bytes.len() < HEAD_LIMIT, "a head longer than {HEAD_LIMIT} bytes");
-        }
-    }
-
-    fn line(&mut self) -> anyhow::Result<Vec<u8>> {
-        let mut searched = 0;
-        loop {
-            if let Some(at) = self.buffer[searched..].iter().position(|byte| *byte == b'\n') {
-                let mut line: Vec<u8> = self.buffer.drain(..=searched + at).collect();
-                ensure!(line.ends_with(b"\r\n"), "a line without CR: {:?}", String::from_utf8_lossy(&line));
-                line.truncate(line.len() - 2);
-                return Ok(line);
-            }
-            searched = self.buffer.len();
-            ensure!(searched < HEAD_LIMIT, "a line longer than {HEAD_LIMIT} bytes");
-            self.fill()?;
-        }
-    }
-
-    fn exactly(&mut self, mut length: u64, sink: &mut dyn FnMut(&[u8])) -> anyhow::Result<()> {
-        while length > 0 {
-            if self.buffer.is_empty() {
-                self.fill().context("the connection ended within a body")?;
-            }
-            let step = usize::try_from(length).unwrap_or(usize::MAX).min(self.buffer.len());
-            sink(&self.buffer[..step]);
-            self.buffer.drain(..step);
-            length -= step as u64;
-        }
-        Ok(())
-    }
-
-    fn fill(&mut self) -> anyhow::Result<()> {
-        let mut piece = [0; 16 * 1024];
-        match self.stream.read(&mut piece)? {
-            0 => Err(anyhow!("the peer closed")),
-            read => {
-                self.buffer.extend_from_slice(&piece[..read]);
-                Ok(())
-            }
-        }
+        let Self { stream, buffer } = self;
+        Incoming::new(stream, buffer).response(method, sink)
     }
 }
 
@@ -598,7 +506,7 @@ pub fn tcp(place: &Place, address: SocketAddr) -> anyhow::Result<TcpStream> {
     Ok(socket)
 }
 
-fn chain(folder: &Path, name: &str) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+pub(super) fn chain(folder: &Path, name: &str) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     let path = folder.join(format!("{name}.pem"));
     CertificateDer::pem_file_iter(&path)
         .and_then(Iterator::collect)
@@ -615,8 +523,4 @@ fn advanced(result: io::Result<usize>) -> io::Result<Option<usize>> {
 
 fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
-}
-
-fn is_end(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
 }

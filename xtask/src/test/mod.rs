@@ -34,9 +34,12 @@ use crate::{
 /// The program of the end-to-end tests, and the appliance it tests.
 const TESTS: &str = "e2e";
 const APPLIANCE: &str = "mtls-appliance";
-/// The size of the largest bodies in MiB, passed on to the tests; they do with 128 where it is not set.
+/// The size of the largest bodies in MiB; the tests do with 128 where it is not set.
 const LARGE_BODIES: &str = "MTLS_BIG_MIB";
 const LARGE_BODIES_USUALLY: u64 = 128;
+/// What says how much the tests do, or brings a run of theirs back: passed on to them.
+const PASSED_ON: [&str; 6] =
+    [LARGE_BODIES, "MTLS_DIFFERENTIAL_SECONDS", "MTLS_IDLE_CONNECTIONS", "MTLS_PLAN", "MTLS_SEED", "MTLS_SOAK_SECONDS"];
 /// Where they appear in the virtual machine.
 pub(crate) const IN_GUEST: &str = "/host";
 /// How long each fuzz target runs; `cargo xtask fuzz` searches longer.
@@ -172,7 +175,7 @@ pub(crate) fn environment(
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into();
-    environment.extend(env::vars().filter(|(name, _)| name == LARGE_BODIES));
+    environment.extend(env::vars().filter(|(name, _)| PASSED_ON.contains(&name.as_str())));
     environment
 }
 
