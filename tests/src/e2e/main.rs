@@ -20,6 +20,7 @@ mod guard;
 mod identity;
 mod lifecycle;
 mod load;
+mod origin_ends;
 mod origin_faults;
 mod origin_pool;
 mod origin_tls;
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
         pace::CASES,
         tunnels::CASES,
         origin_faults::CASES,
+        origin_ends::CASES,
         origin_tls::CASES,
         sites::CASES,
         upstreams::CASES,
