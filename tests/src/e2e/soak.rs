@@ -1,6 +1,6 @@
 //! What is left behind: memory, descriptors and pipes after many connections, vanishing callers and long mixes.
 //!
-//! `MTLS_IDLE_CONNECTIONS` (2000, in a virtual machine 200) and `MTLS_SOAK_SECONDS` (20, there 10) change how much.
+//! `MTLS_IDLE_CONNECTIONS` (8000, in a virtual machine 200) and `MTLS_SOAK_SECONDS` (20, there 10) change how much.
 
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -107,7 +107,7 @@ fn in_threads<T: Send>(count: u64, work: impl Fn(u64) -> anyhow::Result<T> + Syn
 
 fn many_idle_connections_cost_little_and_leave_nothing_behind(lab: &Lab) -> anyhow::Result<()> {
     const THREADS: u64 = 4;
-    let connections = number("MTLS_IDLE_CONNECTIONS", 2_000, 200)?;
+    let connections = number("MTLS_IDLE_CONNECTIONS", 8_000, 200)?;
     need_descriptors(connections + 500)?;
     let origin = lab.origin()?;
     let mut appliance = lab.appliance_with(&origin, |s| roomy(s).set("timeouts.origin_idle", "1s"))?;
