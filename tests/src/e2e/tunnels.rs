@@ -10,6 +10,9 @@ use mtls_appliance_tests::harness::{
 use mtls_appliance_tests::pattern;
 use rustix::process::Signal;
 use serde_json::Value;
+use tungstenite::Message;
+use tungstenite::protocol::CloseFrame;
+use tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::case::cases;
 
@@ -17,6 +20,8 @@ cases!("tunnels":
     bytes_flow_both_ways_at_once,
     both_sessions_of_a_tunnel_are_in_the_kernel_and_it_is_spliced,
     with_offload_off_a_tunnel_is_copied,
+    a_websocket_conversation_goes_through,
+    a_websocket_is_refused_where_it_is_not_allowed,
     bytes_behind_either_head_come_first,
     a_callers_end_leaves_the_other_direction_open,
     an_origins_end_leaves_the_other_direction_open,
@@ -145,6 +150,43 @@ fn with_offload_off_a_tunnel_is_copied(lab: &Lab) -> anyhow::Result<()> {
     arrived(&origin, length, true)?;
     let line = ended(&appliance)?;
     ensure!(line["data_path"] == "userspace" && line["bytes_in"] == length && line["bytes_out"] == length, "{line}");
+    Ok(())
+}
+
+fn a_websocket_conversation_goes_through(lab: &Lab) -> anyhow::Result<()> {
+    let origin = lab.origin()?;
+    let appliance = lab.appliance_with(&origin, websocket)?;
+    let mut socket = lab.client(&appliance)?.websocket("/websocket")?;
+    ensure!(socket.read()? == Message::text("hello"));
+    for message in
+        [Message::text("\u{d55c}\u{ac15}"), Message::binary(pattern::bytes(3_000_000)), Message::binary(vec![])]
+    {
+        socket.send(message.clone())?;
+        ensure!(socket.read()? == message, "not the message that was sent");
+    }
+    socket.send(Message::Ping("p".into()))?;
+    ensure!(socket.read()? == Message::Pong("p".into()));
+    socket.close(Some(CloseFrame { code: CloseCode::Normal, reason: "done".into() }))?;
+    let Message::Close(Some(frame)) = socket.read()? else { anyhow::bail!("no close came back") };
+    ensure!(frame.code == CloseCode::Normal, "{frame:?}");
+    ensure!(matches!(socket.read(), Err(tungstenite::Error::ConnectionClosed)), "the origin did not end it");
+    drop(socket);
+    let tunnel = origin.wait_journal("tunnel", |_| true)?;
+    ensure!(tunnel["bytes"] == 3_000_006, "{tunnel}");
+    ended(&appliance)?;
+    Ok(())
+}
+
+fn a_websocket_is_refused_where_it_is_not_allowed(lab: &Lab) -> anyhow::Result<()> {
+    let origin = lab.origin()?;
+    for protocols in [&[][..], &["chat"]] {
+        let appliance = lab.appliance_with(&origin, |s| allowing(s, protocols))?;
+        // An origin that insists switches all the same.
+        let error = lab.client(&appliance)?.websocket("/websocket").err().context("it was let through")?;
+        ensure!(error.to_string().contains("502"), "{error}");
+        ensure!(appliance.counter("upgrade_dropped.protocol_not_allowed")? == 1);
+        ensure!(appliance.counter("tunnels_opened")? == 0);
+    }
     Ok(())
 }
 

@@ -11,6 +11,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{AlertDescription, ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion};
 
+use tungstenite::WebSocket;
+
 use super::Place;
 use super::curl::{NAME, write_pattern};
 use super::incoming::Incoming;
@@ -334,6 +336,16 @@ impl Client {
         self.stream.conn.set_buffer_limit(None);
         self.stream.sock.set_nonblocking(false)?;
         Ok(digest.finish())
+    }
+
+    /// Asks for WebSocket there (RFC 6455), by another's implementation of it.
+    ///
+    /// # Errors
+    /// When it does not come about; the text names the status where there is one.
+    pub fn websocket(self, target: &str) -> anyhow::Result<WebSocket<impl Read + Write>> {
+        let (socket, _) = tungstenite::client(format!("wss://{NAME}{target}"), self.stream)
+            .map_err(|error| anyhow!("no WebSocket: {error}"))?;
+        Ok(socket)
     }
 
     /// Fails unless nothing arrives for that long and the connection stays open.

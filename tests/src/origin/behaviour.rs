@@ -82,6 +82,10 @@ pub(super) async fn answer(
         }
         "drop" => return Ok(Next::Close(how)),
         "unless-sick" if journal.sick() => return Ok(Next::Close(how)),
+        "websocket" => {
+            let key = request.head.get("Sec-WebSocket-Key").context("no Sec-WebSocket-Key")?.to_owned();
+            return tunnel::websocket(wire, &key, connection, journal).await;
+        }
         "tunnel" => return tunnel::serve(wire, &target, connection, journal).await,
         _ => {}
     }

@@ -27,6 +27,7 @@
 //! | `/tunnel/echo`, `/tunnel/N` | 101, then echoes until the caller has ended; or sends N pattern bytes, ends, and reads on |
 //! | `/tunnel/...?protocol=P&pause=T&how=H` | switches to P; reads nothing for T milliseconds; ends so |
 //! | `/tunnel/N?after=true`, `/tunnel/N?stay=` | sends only after the caller has ended; does not end before the caller |
+//! | `/websocket` | a WebSocket server that says "hello", sends every message back and closes when asked to |
 //! | `/stats` | counts of connections and requests, and the client subjects seen |
 //!
 //! `how`: `close_notify` (default), `fin` (FIN without close_notify), `rst`.

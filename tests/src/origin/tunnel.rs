@@ -2,7 +2,12 @@
 
 use std::time::Duration;
 
+use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_tungstenite::WebSocketStream;
+use tungstenite::Message;
+use tungstenite::handshake::derive_accept_key;
+use tungstenite::protocol::Role;
 
 use super::behaviour::{Next, Target, stream_pattern};
 use super::journal::Journal;
@@ -88,4 +93,26 @@ pub(super) async fn serve(
         }
     }
     Ok(Next::Close(how))
+}
+
+/// Switches to WebSocket (RFC 6455), by another's implementation of it.
+pub(super) async fn websocket(wire: &mut Wire, key: &str, connection: u64, journal: &Journal) -> anyhow::Result<Next> {
+    let accept = derive_accept_key(key.as_bytes());
+    let head = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
+    );
+    wire.write(head.as_bytes()).await?;
+    let mut socket = WebSocketStream::from_raw_socket(wire.stream(), Role::Server, None).await;
+    socket.send(Message::text("hello")).await?;
+    let mut digest = pattern::Sha256::default();
+    while let Some(message) = socket.next().await {
+        // Pings are answered and a close is returned while it reads on.
+        let message = message?;
+        if message.is_text() || message.is_binary() {
+            digest.update(&message.clone().into_data());
+            socket.send(message).await?;
+        }
+    }
+    journal.tunnel(connection, digest.length(), &digest.finish(), true);
+    Ok(Next::Close(How::CloseNotify))
 }
