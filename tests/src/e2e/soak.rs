@@ -13,6 +13,7 @@ use mtls_appliance_tests::harness::{
     need_descriptors, resident_kib, tcp, wait_until,
 };
 use mtls_appliance_tests::pattern;
+use rustix::process::Signal;
 
 use crate::case::cases;
 use crate::dice::Dice;
@@ -502,6 +503,15 @@ impl Mixer<'_> {
     }
 }
 
+/// Has it reload and waits until that is counted: to look through a log of many minutes takes longer than the reload.
+fn reload(appliance: &mut Appliance) -> anyhow::Result<()> {
+    let before = appliance.counter("reloads")?;
+    appliance.process().signal(Signal::HUP)?;
+    wait_until("the reload to be counted", Deadline::seconds(CLEARED), || {
+        Ok((appliance.counter("reloads")? > before).then_some(()))
+    })
+}
+
 fn a_long_mix_of_everything_leaves_nothing_behind(lab: &Lab) -> anyhow::Result<()> {
     let time = Duration::from_secs(number("MTLS_SOAK_SECONDS", 20, 10)?);
     let longest = if emulated() { 18 } else { 21 };
@@ -530,7 +540,7 @@ fn a_long_mix_of_everything_leaves_nothing_behind(lab: &Lab) -> anyhow::Result<(
                 })
             });
             while !callers.is_finished() {
-                appliance.reload()?;
+                reload(appliance)?;
                 thread::sleep(time / 10);
             }
             callers.join().unwrap_or_else(|_| bail!("a caller panicked")).map(drop)
