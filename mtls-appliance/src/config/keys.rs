@@ -313,6 +313,9 @@ keys! {
     LIMITS_BODY_RATE: Size = "limits"."body_rate",
         Size { least: 1, most: 1 << 30, or: Some(("any", 0)) }, Default("\"240B\""),
         "Bytes per second that a peer must give or take of a body on average, while it is waited for.";
+    LIMITS_SOCKET_BUFFER: Size = "limits"."socket_buffer",
+        Size { least: 16 << 10, most: 64 << 20, or: Some(("system", 0)) }, Default("\"system\""),
+        "Bytes that the kernel may hold of a TCP socket in each direction; `system` is up to net.ipv4.tcp_rmem and tcp_wmem.";
     LIMITS_REQUESTS_PER_CONNECTION: Count = "limits"."requests_per_connection",
         Count { least: 1, most: 1_000_000_000 }, Default("1000000"),
         "Requests served on one client connection.";

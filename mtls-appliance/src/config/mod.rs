@@ -389,6 +389,8 @@ pub struct Limits {
     pub body_bytes: u64,
     /// Bytes per second that a peer must give or take of a body; 0 when any rate is good enough.
     pub body_rate: u64,
+    /// Bytes that the kernel may hold of a socket in each direction; 0 when the system decides.
+    pub socket_buffer: u64,
     /// Requests served on one client connection.
     pub requests_per_connection: u64,
 }

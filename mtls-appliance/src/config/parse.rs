@@ -383,6 +383,7 @@ impl<'t> Reader<'t> {
         let target_bytes = self.number(&keys::LIMITS_TARGET_BYTES);
         let body_bytes = self.value(&keys::LIMITS_BODY_BYTES);
         let body_rate = self.value(&keys::LIMITS_BODY_RATE);
+        let socket_buffer = self.value(&keys::LIMITS_SOCKET_BUFFER);
         let requests_per_connection = self.value(&keys::LIMITS_REQUESTS_PER_CONNECTION);
         if let (Some(target), Some(head)) = (target_bytes, head_bytes)
             && target >= head
@@ -401,6 +402,7 @@ impl<'t> Reader<'t> {
             target_bytes: target_bytes?,
             body_bytes: body_bytes?,
             body_rate: body_rate?,
+            socket_buffer: socket_buffer?,
             requests_per_connection: requests_per_connection?,
         })
     }

@@ -113,6 +113,7 @@ head_fields = 50
 target_bytes = "1024B"
 body_bytes = "10MiB"
 body_rate = "any"
+socket_buffer = "256KiB"
 requests_per_connection = 5
 [timeouts]
 handshake = "500ms"
@@ -171,6 +172,7 @@ fn the_least_configuration_gets_the_defaults() {
     assert_eq!(config.limits.head_bytes, 32 * 1024);
     assert_eq!(config.limits.body_bytes, u64::MAX);
     assert_eq!((config.limits.body_rate, config.timeouts.body_grace), (240, Duration::from_secs(60)));
+    assert_eq!(config.limits.socket_buffer, 0);
     assert_eq!(config.timeouts.handshake, Duration::from_secs(10));
     assert_eq!(config.timeouts.idle, Duration::from_secs(60));
     assert_eq!(config.timeouts.tunnel_idle, Duration::from_secs(600));
@@ -205,6 +207,7 @@ fn every_key_can_be_set() {
     assert_eq!(config.control_socket, Path::new("/etc/appliance/control.sock"));
     assert_eq!(config.limits.body_bytes, 10 << 20);
     assert_eq!((config.limits.body_rate, config.timeouts.body_grace), (0, Duration::from_secs(5)));
+    assert_eq!(config.limits.socket_buffer, 256 << 10);
     assert_eq!(config.timeouts.handshake, Duration::from_millis(500));
     assert_eq!(config.log_file.as_deref(), Some(Path::new("/etc/appliance/log/appliance.log")));
 }

@@ -20,6 +20,7 @@ use super::exchange::{Failure, Next, Outcome, Request};
 use super::origin::{self, ConnectError};
 use super::report::{self, RequestLine, Subject, Tally};
 use super::routing::{self, RouteFault};
+use super::socket;
 use super::tunnel;
 use super::upstream::Upstream;
 use super::worker::Worker;
@@ -201,8 +202,7 @@ async fn establish(
 ) -> Result<(Channel, Caller, Place<String>), Refused> {
     let refused =
         |reason, detail: &dyn std::fmt::Display, subject| Refused { reason, detail: detail.to_string(), subject };
-    // A failure costs latency, nothing else.
-    let _ = tcp.set_nodelay(true);
+    socket::prepare(&tcp, &live.config.limits);
     let local = tcp.local_addr().map_err(|error| refused("io_error", &error, None))?;
     let connection = UnbufferedServerConnection::new(Arc::clone(&live.server_tls))
         .map_err(|error| refused("tls_error", &error, None))?;

@@ -16,6 +16,7 @@ mod pool;
 mod relay;
 mod report;
 pub(crate) mod routing;
+mod socket;
 mod tunnel;
 pub(crate) mod upstream;
 mod worker;

@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use super::channel::{Channel, Patience};
+use super::socket;
 use super::upstream::Upstream;
 use crate::app::{Live, Shared};
 use crate::config::OffloadMode;
@@ -59,8 +60,7 @@ pub(super) async fn connect(
 ) -> Result<Channel, ConnectError> {
     let attempt = async {
         let tcp = TcpStream::connect(address).await.map_err(ConnectError::Tcp)?;
-        // A failure costs latency, nothing else.
-        let _ = tcp.set_nodelay(true);
+        socket::prepare(&tcp, &live.config.limits);
         let connection = UnbufferedClientConnection::new(Arc::clone(&upstream.tls), upstream.server_name.clone())
             .map_err(HandshakeError::Tls)?;
         let mut session = Session::new(Connection::Client(connection));

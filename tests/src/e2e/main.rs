@@ -20,6 +20,7 @@ mod guard;
 mod identity;
 mod lifecycle;
 mod load;
+mod memory;
 mod origin_ends;
 mod origin_faults;
 mod origin_pool;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         data_path::CASES,
         truncation::CASES,
         pace::CASES,
+        memory::CASES,
         tunnels::CASES,
         origin_faults::CASES,
         origin_ends::CASES,
