@@ -42,6 +42,11 @@ fn patience(length: u64) -> u64 {
     60 + 3 * (length >> 20)
 }
 
+/// Time for handshakes beside the digest of a large body on an emulated machine.
+fn unhurried(settings: Settings) -> Settings {
+    settings.set("timeouts.handshake", "120s")
+}
+
 /// Where the kernel has TLS, the line must say that the body was spliced.
 fn must_be_spliced(line: &Value) -> anyhow::Result<()> {
     if Feature::Ktls.missing().is_none() || Feature::Ktls.required() {
@@ -53,7 +58,7 @@ fn must_be_spliced(line: &Value) -> anyhow::Result<()> {
 fn a_large_download_arrives_whole_in_every_framing(lab: &Lab) -> anyhow::Result<()> {
     let length = big()?;
     let origin = lab.origin()?;
-    let appliance = lab.appliance(&origin)?;
+    let appliance = lab.appliance_with(&origin, unhurried)?;
     let curl = lab.curl(&appliance, "client-p256").seconds(patience(length));
     curl.ok(&format!("/bytes/{length}"))?.must_be_pattern(length)?;
     let line = appliance.wait_requests(1)?;
@@ -69,7 +74,7 @@ fn a_large_upload_arrives_whole_in_both_framings(lab: &Lab) -> anyhow::Result<()
     let length = big()?;
     let expected = pattern::sha256(length);
     let origin = lab.origin()?;
-    let appliance = lab.appliance(&origin)?;
+    let appliance = lab.appliance_with(&origin, unhurried)?;
     let answer =
         lab.curl(&appliance, "client-rsa").seconds(patience(length)).upload_chunked(length).ok("/sha256")?.json()?;
     ensure!(answer["bytes"] == length && answer["sha256"] == *expected, "{answer}");
@@ -85,7 +90,7 @@ fn a_large_upload_arrives_whole_in_both_framings(lab: &Lab) -> anyhow::Result<()
 fn large_bodies_flow_both_ways_at_once(lab: &Lab) -> anyhow::Result<()> {
     let length = big()?.min(32 << 20);
     let origin = lab.origin()?;
-    let appliance = lab.appliance(&origin)?;
+    let appliance = lab.appliance_with(&origin, unhurried)?;
     let curl = lab.curl(&appliance, "client-p256").seconds(patience(length)).upload_chunked(length);
     curl.ok("/echo")?.must_be_pattern(length)
 }
