@@ -76,7 +76,7 @@ impl Tables for Bank {
     #[inline(always)]
     fn guards_address(&self, destination: &Address) -> bool {
         let key = address_key(self.0, destination);
-        GUARD_ADDRS.get_ptr(&key).is_some()
+        GUARD_ADDRS.get_ptr(key).is_some()
     }
 
     #[inline(always)]
@@ -94,7 +94,7 @@ impl Tables for Bank {
     #[inline(always)]
     fn source_due(&self, source: &Address) -> u64 {
         let key = source_key(source);
-        read(GUARD_SOURCES.get_ptr(&key))
+        read(GUARD_SOURCES.get_ptr(key))
     }
 
     #[inline(always)]
@@ -146,11 +146,11 @@ fn read(word: Option<*const u64>) -> u64 {
 pub(crate) fn charge(judgement: &Judgement) {
     if let Some(due) = judgement.charge.source {
         let key = source_key(&judgement.segment.source);
-        match GUARD_SOURCES.get_ptr_mut(&key) {
+        match GUARD_SOURCES.get_ptr_mut(key) {
             // SAFETY: as in `read`.
             Some(cell) => unsafe { cell.write_volatile(due) },
             // When the kernel has no room the source is new again with its next SYN.
-            None => drop(GUARD_SOURCES.insert(&key, &due, 0)),
+            None => drop(GUARD_SOURCES.insert(key, due, 0)),
         }
     }
     if let (Some(due), Some(organisation)) = (judgement.charge.organisation, judgement.organisation)
