@@ -64,7 +64,7 @@ fn sigterm_stops_accepting(lab: &Lab) -> anyhow::Result<()> {
     let origin = lab.origin()?;
     let mut appliance = lab.appliance(&origin)?;
     let mut client = lab.client(&appliance)?;
-    client.send_head("GET", "/drip/50?ms=40", &[])?;
+    client.send_head("GET", "/drip/100?ms=60", &[])?;
     origin.wait_journal("request", |_| true)?;
     appliance.process().signal(Signal::TERM)?;
     appliance.wait_event(event::DRAIN, |_| true)?;
@@ -72,8 +72,9 @@ fn sigterm_stops_accepting(lab: &Lab) -> anyhow::Result<()> {
     wait_until("new connections to be refused", Deadline::seconds(5), || {
         Ok(tcp(&Place::Here, address).is_err().then_some(()))
     })?;
+    ensure!(appliance.process().is_running()?, "refused only because it has ended");
     let response = client.response("GET")?;
-    ensure!(response.body == pattern::bytes(50));
+    ensure!(response.body == pattern::bytes(100));
     ended_well(&mut appliance, 10)
 }
 
