@@ -33,6 +33,8 @@ use crate::telemetry::DataPath;
 
 /// How long an origin that stopped taking the request body may take to say why.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How far apart two deadlines may pass that were to pass at once.
+const SAME_MOMENT: Duration = Duration::from_millis(100);
 /// Interim responses to one request; more is a flood.
 const MAX_INTERIM: u32 = 32;
 
@@ -326,6 +328,15 @@ impl Request<'_> {
                 }
             }
         };
+        if matches!(downloaded, Err(RelayError::From(ChannelError::TimedOut))) && uploaded.is_none() {
+            // Both are silent. An origin whose answer follows the request is silent because the client is, whose time is up
+            // no later than the origin's: within the same tick of the clock.
+            if let Ok(result) = timeout(SAME_MOMENT, &mut upload).await
+                && let Some(failure) = client_fault(&result)
+            {
+                return Err(Broken::During { failure, status });
+            }
+        }
         if downloaded.is_ok() && uploaded.is_none() && plan.reuse_origin {
             // The answer is complete and the request is not: let it come to its end if that is near.
             match timeout(LAST_WORDS, &mut upload).await {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use mtls_appliance_tests::harness::{Appliance, Client, Feature, Lab, Origin, Settings};
 use mtls_appliance_tests::pattern;
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::case::cases;
@@ -20,6 +21,7 @@ cases!("pace":
     an_origin_that_sends_too_slowly_is_given_up_on,
     an_origin_that_sends_slowly_enough_is_waited_for,
     a_slow_client_is_not_blamed_on_the_origin_that_echoes_it,
+    nor_when_both_deadlines_are_found_passed_at_once,
 );
 
 /// More than all the buffers on the way hold.
@@ -228,4 +230,19 @@ fn a_slow_client_is_not_blamed_on_the_origin_that_echoes_it(lab: &Lab) -> anyhow
         ensure!(client.response("POST").is_err(), "the whole body");
         ended(&appliance, begin, "request_refused.request_body_timed_out", "client").map(drop)
     })
+}
+
+fn nor_when_both_deadlines_are_found_passed_at_once(lab: &Lab) -> anyhow::Result<()> {
+    let origin = lab.origin()?;
+    let mut appliance = lab.appliance_with(&origin, |s| s.set("timeouts.body", "2s"))?;
+    let mut client = lab.client(&appliance)?;
+    let begin = Instant::now();
+    client.send("POST /echo HTTP/1.1\r\nHost: api.bank.test\r\nContent-Length: 100000\r\n\r\nhello")?;
+    client.wait_readable()?;
+    // It sleeps over both.
+    appliance.process().signal(Signal::STOP)?;
+    std::thread::sleep(Duration::from_secs(4));
+    appliance.process().signal(Signal::CONT)?;
+    ensure!(client.response("POST").is_err(), "the whole body");
+    ended(&appliance, begin, "request_refused.request_body_timed_out", "client").map(drop)
 }
