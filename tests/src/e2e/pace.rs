@@ -30,13 +30,16 @@ const LARGE: u64 = 16_000_000;
 const GRACE: Duration = Duration::from_secs(2);
 
 /// Runs a test where bodies are copied, and where they are spliced.
-fn both_ways(lab: &Lab, test: impl Fn(&dyn Fn(Settings) -> Settings) -> anyhow::Result<()>) -> anyhow::Result<()> {
+fn both_ways(
+    origin: &Origin,
+    test: impl Fn(&dyn Fn(Settings) -> Settings) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let kernel_tls = Feature::Ktls.missing().is_none() || Feature::Ktls.required();
     let ways: &[&str] = if kernel_tls { &["never", "1B"] } else { &["never"] };
     for splice_from in ways {
         let change = |s: Settings| s.set("offload.splice_from", *splice_from);
         test(&change).with_context(|| format!("splice_from = {splice_from}"))?;
-        std::fs::write(lab.path("origin.log"), "")?;
+        origin.forget()?;
     }
     Ok(())
 }
@@ -83,7 +86,7 @@ fn trickle(client: &mut Client, length: usize, piece: usize, pause: Duration, ch
 
 fn a_client_that_sends_too_slowly_gets_408(lab: &Lab) -> anyhow::Result<()> {
     let origin = lab.origin()?;
-    both_ways(lab, |way| {
+    both_ways(&origin, |way| {
         for (field, chunked) in [("Content-Length: 20000", false), ("Transfer-Encoding: chunked", true)] {
             let mut appliance = wanting(lab, &origin, "4KiB", way)?;
             let mut client = lab.client(&appliance)?;
@@ -105,7 +108,7 @@ fn a_client_that_sends_too_slowly_gets_408(lab: &Lab) -> anyhow::Result<()> {
 
 fn a_client_that_sends_slowly_enough_is_served_and_its_connection_survives(lab: &Lab) -> anyhow::Result<()> {
     let origin = lab.origin()?;
-    both_ways(lab, |way| {
+    both_ways(&origin, |way| {
         let appliance = wanting(lab, &origin, "1KiB", way)?;
         let mut client = lab.client(&appliance)?;
         let begin = Instant::now();
@@ -131,7 +134,7 @@ fn read_slowly(client: &mut Client, target: &str, pause: Duration, slow: Duratio
 
 fn a_client_that_reads_too_slowly_is_cut_off(lab: &Lab) -> anyhow::Result<()> {
     let origin = lab.origin()?;
-    both_ways(lab, |way| {
+    both_ways(&origin, |way| {
         for target in [format!("/bytes/{LARGE}"), format!("/chunked/{LARGE}?size=50000")] {
             let mut appliance = wanting(lab, &origin, "256KiB", way)?;
             let mut client = lab.client(&appliance)?.narrow()?;
@@ -148,7 +151,7 @@ fn a_client_that_reads_too_slowly_is_cut_off(lab: &Lab) -> anyhow::Result<()> {
 
 fn a_client_that_reads_slowly_enough_is_served_and_its_connection_survives(lab: &Lab) -> anyhow::Result<()> {
     let origin = lab.origin()?;
-    both_ways(lab, |way| {
+    both_ways(&origin, |way| {
         // What the socket holds goes so slowly that it takes nothing new for longer than a stall may last.
         let appliance = lab.appliance_with(&origin, |s| {
             way(s.set("limits.body_rate", "4KiB").set("timeouts.body_grace", "3s").set("timeouts.body", "3s"))
@@ -163,7 +166,7 @@ fn a_client_that_reads_slowly_enough_is_served_and_its_connection_survives(lab: 
 
 fn an_origin_that_reads_too_slowly_is_a_504(lab: &Lab) -> anyhow::Result<()> {
     let origin = lab.origin()?;
-    both_ways(lab, |way| {
+    both_ways(&origin, |way| {
         let mut appliance = wanting(lab, &origin, "256KiB", way)?;
         let mut client = lab.client(&appliance)?;
         let begin = Instant::now();
@@ -180,7 +183,7 @@ fn an_origin_that_reads_too_slowly_is_a_504(lab: &Lab) -> anyhow::Result<()> {
 
 fn an_origin_that_reads_slowly_enough_is_waited_for(lab: &Lab) -> anyhow::Result<()> {
     let origin = lab.origin()?;
-    both_ways(lab, |way| {
+    both_ways(&origin, |way| {
         let appliance = wanting(lab, &origin, "4KiB", way)?;
         let mut client = lab.client(&appliance)?;
         let begin = Instant::now();
@@ -193,7 +196,7 @@ fn an_origin_that_reads_slowly_enough_is_waited_for(lab: &Lab) -> anyhow::Result
 
 fn an_origin_that_sends_too_slowly_is_given_up_on(lab: &Lab) -> anyhow::Result<()> {
     let origin = lab.origin()?;
-    both_ways(lab, |way| {
+    both_ways(&origin, |way| {
         let mut appliance = wanting(lab, &origin, "1KiB", way)?;
         let mut client = lab.client(&appliance)?;
         let begin = Instant::now();
@@ -206,7 +209,7 @@ fn an_origin_that_sends_too_slowly_is_given_up_on(lab: &Lab) -> anyhow::Result<(
 
 fn an_origin_that_sends_slowly_enough_is_waited_for(lab: &Lab) -> anyhow::Result<()> {
     let origin = lab.origin()?;
-    both_ways(lab, |way| {
+    both_ways(&origin, |way| {
         let appliance = wanting(lab, &origin, "10B", way)?;
         let mut client = lab.client(&appliance)?;
         let begin = Instant::now();
@@ -218,7 +221,7 @@ fn an_origin_that_sends_slowly_enough_is_waited_for(lab: &Lab) -> anyhow::Result
 
 fn a_slow_client_is_not_blamed_on_the_origin_that_echoes_it(lab: &Lab) -> anyhow::Result<()> {
     let origin = lab.origin()?;
-    both_ways(lab, |way| {
+    both_ways(&origin, |way| {
         let appliance = lab.appliance_with(&origin, |s| {
             way(s.set("limits.body_rate", "4KiB").set("timeouts.body_grace", "1s").set("timeouts.body", "4s"))
         })?;

@@ -104,6 +104,14 @@ impl Origin {
         Ok(())
     }
 
+    /// Empties what it noted so far.
+    ///
+    /// # Errors
+    /// When its log cannot be written.
+    pub fn forget(&self) -> anyhow::Result<()> {
+        std::fs::write(&self.log, "").with_context(|| format!("cannot empty {}", self.log.display()))
+    }
+
     /// How many requests for a path it noted.
     ///
     /// # Errors
