@@ -354,38 +354,20 @@ fn ipv6(packet: &impl Packet, at: usize, segment: &mut Segment) -> Result<(), Re
         return Err(Reason::MalformedIp);
     }
     let payload_length = usize::from(u16::from_be_bytes([header[4], header[5]]));
-    let mut seen = 0;
     let mut chain = Chain { next: header[6], walked: 0, first_fragment: false };
-    while is_extension(chain.next) {
-        let Chain { next, walked, mut first_fragment } = chain;
-        if seen == MAX_IPV6_EXTENSION_HEADERS {
-            return Err(Reason::Ipv6HeaderLimit);
-        }
-        seen += 1;
-        let inside = payload_length == 0 || payload_length >= walked + 4;
-        let Some(extension) = packet.bytes::<4>(at + IPV6_HEADER + walked) else {
-            // The packet says that the chain goes on where it cannot be read: beyond a cut, which the stack discards, or in
-            // a further part of a packet larger than a page, which the stack reads.
-            return Err(if inside && !first_fragment { Reason::Ipv6HeaderLimit } else { incomplete(first_fragment) });
+    // Written out: kernels before 6.2 refuse some of the loops that a compiler makes.
+    macro_rules! walk {
+        ($($step:literal)+) => {
+            const _: () = assert!([$($step),+].len() == MAX_IPV6_EXTENSION_HEADERS);
+            $(if is_extension(chain.next) {
+                chain = step(packet, at, payload_length, chain)?;
+                let _ = $step;
+            })+
         };
-        // RFC 8200 section 4: in units of 8 bytes, not counting the first. RFC 4302 section 2.2: in units of 4 bytes, not
-        // counting the first two. A fragment header's second byte is reserved, its length fixed.
-        let length = match next {
-            IPV6_FRAGMENT => {
-                let fragment = u16::from_be_bytes([extension[2], extension[3]]);
-                later_fragment(fragment >> 3, extension[0])?;
-                // Neither an offset nor more to come: an atomic fragment (RFC 6946), a packet like any other.
-                first_fragment |= fragment & 1 != 0;
-                8
-            }
-            IPV6_AUTHENTICATION => (usize::from(extension[1]) + 2) * 4,
-            _ => (usize::from(extension[1]) + 1) * 8,
-        };
-        chain = Chain { next: extension[0], walked: walked + length, first_fragment }.settled(packet);
-        // As for IPv4, a length of 0 is a jumbogram (RFC 2675) or an error.
-        if payload_length != 0 && payload_length < chain.walked {
-            return Err(incomplete(first_fragment));
-        }
+    }
+    walk!(1 2 3 4 5 6);
+    if is_extension(chain.next) {
+        return Err(Reason::Ipv6HeaderLimit);
     }
     let Chain { next, walked, first_fragment } = chain;
     if next != TCP {
@@ -395,6 +377,37 @@ fn ipv6(packet: &impl Packet, at: usize, segment: &mut Segment) -> Result<(), Re
         return Err(short(first_fragment));
     }
     tcp(packet, at + IPV6_HEADER + walked, first_fragment, segment)
+}
+
+/// Walks along one IPv6 extension header.
+#[inline(always)]
+fn step(packet: &impl Packet, at: usize, payload_length: usize, chain: Chain) -> Result<Chain, Reason> {
+    let Chain { next, walked, mut first_fragment } = chain;
+    let inside = payload_length == 0 || payload_length >= walked + 4;
+    let Some(extension) = packet.bytes::<4>(at + IPV6_HEADER + walked) else {
+        // The packet says that the chain goes on where it cannot be read: beyond a cut, which the stack discards, or in a
+        // further part of a packet larger than a page, which the stack reads.
+        return Err(if inside && !first_fragment { Reason::Ipv6HeaderLimit } else { incomplete(first_fragment) });
+    };
+    // RFC 8200 section 4: in units of 8 bytes, not counting the first. RFC 4302 section 2.2: in units of 4 bytes, not
+    // counting the first two. A fragment header's second byte is reserved, its length fixed.
+    let length = match next {
+        IPV6_FRAGMENT => {
+            let fragment = u16::from_be_bytes([extension[2], extension[3]]);
+            later_fragment(fragment >> 3, extension[0])?;
+            // Neither an offset nor more to come: an atomic fragment (RFC 6946), a packet like any other.
+            first_fragment |= fragment & 1 != 0;
+            8
+        }
+        IPV6_AUTHENTICATION => (usize::from(extension[1]) + 2) * 4,
+        _ => (usize::from(extension[1]) + 1) * 8,
+    };
+    let chain = Chain { next: extension[0], walked: walked + length, first_fragment }.settled(packet);
+    // As for IPv4, a length of 0 is a jumbogram (RFC 2675) or an error.
+    if payload_length != 0 && payload_length < chain.walked {
+        return Err(incomplete(first_fragment));
+    }
+    Ok(chain)
 }
 
 /// Where a walk along a chain of IPv6 headers stands.
