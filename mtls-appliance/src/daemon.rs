@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwapOption;
 use serde_json::json;
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::interval;
 
 use crate::app::{Failure, Phase, Reports, Shared, Signals, notify, reload};
 use crate::control::take_over::Predecessor;
@@ -18,6 +19,8 @@ use crate::telemetry::Level;
 
 /// Clients of the control socket that are answered at the same time; others wait.
 const CLIENTS: usize = 16;
+/// Between two signs of life for the guard; `guard.open_after` is at least three of them.
+const BEAT: Duration = Duration::from_secs(1);
 /// Longest wait for the predecessor's end: the longest `timeouts.drain`, and time to start and stop.
 const LONGEST_DRAIN: Duration = Duration::from_secs(2 * 3600);
 
@@ -118,7 +121,9 @@ impl Daemon {
         Some(Turn(self))
     }
 
-    async fn reload(&self) {
+    /// Takes as long as the name servers do, beside everything else; only its waits can be broken off, and before them
+    /// nothing has changed.
+    async fn reload(self: Arc<Self>) {
         if let Some(_turn) = self.begin(UnderWay::Reload) {
             reload(&self.shared, self.guard().as_deref()).await;
         }
@@ -191,10 +196,14 @@ impl Daemon {
         }
     }
 
-    /// Tells the guard that the daemon is there.
-    fn beat(&self) {
-        if let Some(Err(error)) = self.guard().map(|guard| guard.beat()) {
-            self.shared.log.event(Level::Error, "guard", json!({ "detail": error.to_string() }));
+    /// Tells the guard that the daemon is there, again and again; nothing else that takes time may come between.
+    async fn beat(self: Arc<Self>) {
+        let mut beats = interval(BEAT);
+        loop {
+            beats.tick().await;
+            if let Some(Err(error)) = self.guard().map(|guard| guard.beat()) {
+                self.shared.log.event(Level::Error, "guard", json!({ "detail": error.to_string() }));
+            }
         }
     }
 
@@ -219,9 +228,6 @@ impl Daemon {
     }
 }
 
-/// Between two signs of life for the guard; `guard.open_after` is at least three of them.
-const BEAT: std::time::Duration = std::time::Duration::from_secs(1);
-
 /// Handles signals and the control socket until it is time to stop, then lets all threads finish.
 pub(crate) async fn supervise(
     daemon: &Arc<Daemon>,
@@ -231,18 +237,22 @@ pub(crate) async fn supervise(
     reports: &mut Reports,
 ) -> Result<(), Failure> {
     let mut clients = JoinSet::new();
+    let mut reloads = JoinSet::new();
     let mut phase = daemon.shared.phase.subscribe();
-    let mut beats = tokio::time::interval(BEAT);
+    // Ends with the event loop.
+    tokio::spawn(Arc::clone(daemon).beat());
     let result = loop {
         tokio::select! {
-            _ = beats.tick() => daemon.beat(),
             // Half a service would go unnoticed; a stopped one is started again.
             Some(Err(why)) = reports.recv() => break Err(Failure::Environment(why)),
             _ = signals.terminate.recv() => break Ok(()),
             _ = signals.interrupt.recv() => break Ok(()),
             _ = phase.wait_for(Phase::is_draining) => break Ok(()),
             // What a process that takes over has read would be outdated; it waits until that one serves or has failed.
-            _ = signals.hangup.recv(), if daemon.heir().is_none() => daemon.reload().await,
+            _ = signals.hangup.recv(), if daemon.heir().is_none() && reloads.is_empty() => {
+                reloads.spawn(Arc::clone(daemon).reload());
+            }
+            Some(_) = reloads.join_next() => {}
             wire = control.accept(), if clients.len() < CLIENTS => {
                 if let Some(wire) = wire {
                     clients.spawn(control::answer(Arc::clone(daemon), wire));
@@ -251,6 +261,10 @@ pub(crate) async fn supervise(
             Some(_) = clients.join_next() => {}
         }
     };
+    if !reloads.is_empty() {
+        reloads.shutdown().await;
+        daemon.shared.log.event(Level::Warn, "reload", json!({ "outcome": "broken off: this process drains" }));
+    }
     daemon.drain();
     let mut finished = tokio::task::spawn_blocking(move || {
         // One that panicked has been counted by its connections' end; nothing more can be done for it now.
@@ -259,7 +273,6 @@ pub(crate) async fn supervise(
     loop {
         tokio::select! {
             _ = &mut finished => return result,
-            _ = beats.tick() => daemon.beat(),
             _ = signals.hangup.recv() => {
                 daemon.shared.log.event(Level::Warn, "reload", json!({ "outcome": "refused: this process drains" }));
             }

@@ -122,7 +122,13 @@ impl Reason {
     /// Its bit in [`crate::layout::Policy::drops`].
     #[inline(always)]
     pub const fn bit(self) -> u64 {
-        1 << self as u32
+        Reason::bit_of(self as u32)
+    }
+
+    /// The bit of the reason with this [index](Reason::index).
+    #[inline(always)]
+    pub const fn bit_of(index: u32) -> u64 {
+        1 << (index & 63)
     }
 
     /// The bits of all reasons that drop unless the operator decided otherwise.

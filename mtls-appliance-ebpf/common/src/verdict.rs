@@ -219,7 +219,7 @@ pub fn judge(packet: &impl Packet, tables: &impl Tables) -> Judgement {
     let Read { unread, segment } = read(packet);
     let is_read = unread == Read::WHOLE;
     // What is passed unread whatever the policy needs no look-ups.
-    if !is_read && policy.drops & bit(unread) == 0 {
+    if !is_read && policy.drops & Reason::bit_of(unread) == 0 {
         return passed(unread);
     }
     let read = Judgement { is_read, segment, ..passed(Reason::NotGuarded.index()) };
@@ -239,7 +239,7 @@ pub fn judge(packet: &impl Packet, tables: &impl Tables) -> Judgement {
         Some(_) => (Reason::Registered.index(), Charge::default()),
     };
     let judgement = Judgement { code, charge, organisation: if is_read { owner } else { None }, ..read };
-    if policy.drops & bit(code) == 0 {
+    if policy.drops & Reason::bit_of(code) == 0 {
         return judgement;
     }
     if policy.open_after_ns != 0 && tables.now().saturating_sub(tables.heartbeat()) > policy.open_after_ns {
@@ -247,12 +247,6 @@ pub fn judge(packet: &impl Packet, tables: &impl Tables) -> Judgement {
     }
     let action = if policy.is(Policy::ENFORCE) { Action::Drop } else { Action::Observed };
     Judgement { action, ..judgement }
-}
-
-/// As [`Reason::bit`].
-#[inline(always)]
-const fn bit(code: u32) -> u64 {
-    1 << (code & 63)
 }
 
 /// Whether the budgets have room for one more connection, and what it costs.

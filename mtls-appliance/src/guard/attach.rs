@@ -55,6 +55,8 @@ pub(super) fn attach(config: &config::Guard, registry: &Registry) -> Result<Guar
     let log = DropLog::take(&mut ebpf)?;
     let mut tables = Tables::take(&mut ebpf)?;
     let filled = tables.fill(contents(config, registry))?;
+    // Before the first packet is judged: the daemon is there, if only about to serve.
+    tables.beat()?;
     if !keep_maps {
         // Nobody reads these maps yet.
         tables.activate(filled)?;

@@ -33,6 +33,7 @@ impl LoadedGuard {
         let log = DropLog::take(&mut ebpf)?;
         let tables = Tables::take(&mut ebpf)?;
         let guard = LoadedGuard { ebpf, tables: Mutex::new(tables), log: Mutex::new(Some(log)) };
+        guard.beat()?;
         guard.update(config, registry)?;
         Ok(guard)
     }

@@ -25,6 +25,7 @@ cases!("guard":
     only_guarded_addresses_are_guarded,
     a_source_over_its_budget_is_dropped_and_the_others_served,
     without_the_daemon_the_guard_opens_if_it_should,
+    a_reload_that_waits_does_not_open_the_guard,
     the_verifier_has_far_to_its_limit,
     an_interface_that_does_not_exist_is_refused,
     a_failed_start_leaves_nothing_attached,
@@ -384,6 +385,35 @@ fn without_the_daemon_the_guard_opens_if_it_should(lab: &Lab) -> anyhow::Result<
     ensure!(!connects(&all.net, Net::UNREGISTERED)?, "it is back, and the guard stays open");
     ensure!(packets(&all.appliance, "daemon_gone", "passed")? > 0);
     answers(lab, &all.net, Net::REGISTERED)
+}
+
+fn a_reload_that_waits_does_not_open_the_guard(lab: &Lab) -> anyhow::Result<()> {
+    let mut all = guarded(lab, "auto")?;
+    reload_with(lab, &mut all, |settings| settings.set("guard.open_after", "3s"))?;
+    // A name server that says nothing: the reload waits for it three times as long as one answer may take.
+    let silent = all.net.appliance.enter(|| Ok(UdpSocket::bind("127.0.0.1:0")?))?;
+    let file = lab.path("appliance.toml");
+    Settings::parse(&std::fs::read_to_string(&file)?)?
+        .set("resolver.servers", vec![silent.local_addr()?.to_string()])
+        .set("resolver.timeout", "5s")
+        .set("origin.addresses", vec!["10.77.9.2:9443", "api.bank.internal:9443"])
+        .write(&file)?;
+    let before = all.appliance.events("reload").len();
+    all.appliance.process().signal(Signal::HUP)?;
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < Duration::from_secs(6) {
+        ensure!(!connects(&all.net, Net::UNREGISTERED)?, "opened after {:?}", begun.elapsed());
+    }
+    ensure!(all.appliance.events("reload").len() == before, "the reload did not wait: nothing was shown");
+    ensure!(packets(&all.appliance, "daemon_gone", "passed")? == 0);
+    answers(lab, &all.net, Net::REGISTERED)?;
+    // Nor does a stop wait for the name server.
+    ensure!(all.appliance.events("reload").len() == before, "the reload has ended: nothing is shown");
+    all.appliance.process().signal(Signal::TERM)?;
+    let broken_off = all.appliance.wait_event("reload", |line| line["level"] == "warn")?;
+    ensure!(broken_off["outcome"] == "broken off: this process drains", "{broken_off}");
+    all.appliance.process().wait(Deadline::seconds(5))?;
+    Ok(())
 }
 
 fn the_verifier_has_far_to_its_limit(lab: &Lab) -> anyhow::Result<()> {
