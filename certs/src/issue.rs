@@ -6,7 +6,7 @@ use anyhow::{Context, anyhow};
 use rcgen::string::PrintableString;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, DnValue, ExtendedKeyUsagePurpose,
-    IsCa, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256, SanType,
+    IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256, SanType,
 };
 use time::{Duration, OffsetDateTime};
 
@@ -75,6 +75,34 @@ fn certificate(
     authorities: &BTreeMap<&FileName, SigningAuthority>,
     now: OffsetDateTime,
 ) -> anyhow::Result<Issued> {
+    let params = leaf(entry, now)?;
+    let parent = authorities.get(&entry.issuer).ok_or_else(|| anyhow!("no authority named {}", entry.issuer))?;
+    let key = key(entry.key)?;
+    let leaf = params.signed_by(&key, &parent.issuer)?;
+    Ok(Issued {
+        name: entry.name.clone(),
+        chain_pem: leaf.pem() + &parent.intermediates_pem,
+        key_pem: key.serialize_pem(),
+        not_after: day(now, entry.valid.to),
+    })
+}
+
+/// Signs an entry once more with a new key, to end at that second, by what an earlier run wrote of its authority: the
+/// certificate, and the key.
+pub(crate) fn issue_again(
+    entry: &Certificate,
+    (authority, authority_key): (&str, &str),
+    now: OffsetDateTime,
+    end: OffsetDateTime,
+) -> anyhow::Result<(String, String)> {
+    let issuer = Issuer::from_ca_cert_pem(authority, KeyPair::from_pem(authority_key)?)?;
+    let mut params = leaf(entry, now)?;
+    params.not_after = end;
+    let key = key(entry.key)?;
+    Ok((params.signed_by(&key, &issuer)?.pem(), key.serialize_pem()))
+}
+
+fn leaf(entry: &Certificate, now: OffsetDateTime) -> anyhow::Result<CertificateParams> {
     let mut params = params(&entry.subject, entry.valid, now)?;
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -90,15 +118,7 @@ fn certificate(
         params.subject_alt_names.push(SanType::DnsName(name.as_str().try_into()?));
     }
     params.subject_alt_names.extend(entry.ip.iter().copied().map(SanType::IpAddress));
-    let parent = authorities.get(&entry.issuer).ok_or_else(|| anyhow!("no authority named {}", entry.issuer))?;
-    let key = key(entry.key)?;
-    let leaf = params.signed_by(&key, &parent.issuer)?;
-    Ok(Issued {
-        name: entry.name.clone(),
-        chain_pem: leaf.pem() + &parent.intermediates_pem,
-        key_pem: key.serialize_pem(),
-        not_after: day(now, entry.valid.to),
-    })
+    Ok(params)
 }
 
 fn params(subject: &Subject, valid: ValidDays, now: OffsetDateTime) -> anyhow::Result<CertificateParams> {

@@ -7,8 +7,11 @@ mod issue;
 mod output;
 mod spec;
 
+use std::fs;
 use std::path::Path;
+use std::time::SystemTime;
 
+use anyhow::Context;
 use time::OffsetDateTime;
 
 /// The description of the development PKI (`certs/pki.toml`).
@@ -29,6 +32,26 @@ pub const REGISTRY: &str = include_str!("../registry.toml");
 /// When the description is inconsistent or the folder cannot be written; the message names the entry or file.
 pub fn generate(out: &Path) -> anyhow::Result<()> {
     generate_at(out, PKI, OffsetDateTime::now_utc())
+}
+
+/// Adds `<name>.pem` and `<name>.key` to a folder that [`generate`] filled: as the certificate `like` of [`PKI`], with a key
+/// of its own, and good until `end` (to the second).
+///
+/// # Errors
+/// When [`PKI`] has no such certificate, or the folder does not hold its authority or cannot be written.
+pub fn issue_until(folder: &Path, like: &str, name: &str, end: SystemTime) -> anyhow::Result<()> {
+    let spec = spec::Spec::parse(PKI)?;
+    let entry = spec.certificates.iter().find(|entry| entry.name.to_string() == like);
+    let entry = entry.with_context(|| format!("no certificate is named {like}"))?;
+    let read = |extension: &str| {
+        let path = folder.join(format!("{}.{extension}", entry.issuer));
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+    };
+    let authority = read("pem")?;
+    let (leaf, key) = issue::issue_again(entry, (&authority, &read("key")?), OffsetDateTime::now_utc(), end.into())?;
+    let folder = output::Folder::lock(folder)?;
+    // A root's own certificate is in nobody's way.
+    folder.add(name, &(leaf + &authority), &key)
 }
 
 fn generate_at(out: &Path, description: &str, now: OffsetDateTime) -> anyhow::Result<()> {

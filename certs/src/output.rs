@@ -88,8 +88,7 @@ impl Folder {
             fs::remove_file(&stale).with_context(|| format!("cannot remove {}", stale.display()))?;
         }
         for entry in issued {
-            self.write(&format!("{}.key", entry.name), &entry.key_pem, 0o600)?;
-            self.write(&format!("{}.pem", entry.name), &entry.chain_pem, 0o644)?;
+            self.add(&entry.name.to_string(), &entry.chain_pem, &entry.key_pem)?;
         }
         self.write("registry.toml", registry, 0o644)?;
         // What is described as already expired never asks for renewal.
@@ -101,6 +100,12 @@ impl Folder {
             renew_at: renew_at.unix_timestamp(),
         };
         self.write(STAMP, &toml::to_string(&stamp_file)?, 0o644)
+    }
+
+    /// Writes one entry's files.
+    pub(crate) fn add(&self, name: &str, chain_pem: &str, key_pem: &str) -> anyhow::Result<()> {
+        self.write(&format!("{name}.key"), key_pem, 0o600)?;
+        self.write(&format!("{name}.pem"), chain_pem, 0o644)
     }
 
     fn write(&self, name: &str, content: &str, mode: u32) -> anyhow::Result<()> {

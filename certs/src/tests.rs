@@ -126,3 +126,21 @@ fn mistakes_in_a_description_are_named() {
     assert!(mistake("valid = [-1, 397]", "valid = [397, -1]").contains("[397, -1]"));
     assert!(mistake("123-45-67890", "123_45@67890").contains("PrintableString"));
 }
+
+#[test]
+fn a_certificate_is_issued_once_more_with_another_end() {
+    let scratch = Scratch::new("until");
+    generate(&scratch.0).unwrap();
+    let end = SystemTime::now() + std::time::Duration::from_secs(60);
+    issue_until(&scratch.0, "client-p256", "short", end).unwrap();
+    let (like, short) = (certificates(&scratch.read("client-p256.pem")), certificates(&scratch.read("short.pem")));
+    assert_eq!(short[1], like[1], "the same authority");
+    let (_, like) = X509Certificate::from_der(&like[0]).unwrap();
+    let (_, authority) = X509Certificate::from_der(&short[1]).unwrap();
+    let (_, leaf) = X509Certificate::from_der(&short[0]).unwrap();
+    assert_eq!(leaf.subject(), like.subject());
+    assert_eq!(leaf.validity().not_after.timestamp(), OffsetDateTime::from(end).unix_timestamp());
+    leaf.verify_signature(Some(authority.public_key())).unwrap();
+    let error = issue_until(&scratch.0, "nobody", "short", end).unwrap_err();
+    assert!(error.to_string().contains("nobody"), "{error}");
+}

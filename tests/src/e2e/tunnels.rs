@@ -1,6 +1,6 @@
 //! Upgrade and the tunnel behind it: bytes both ways, ends passed on as they are, and every end that we decide about.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, ensure};
 use mtls_appliance_tests::harness::names::{SPLICED, event};
@@ -31,6 +31,7 @@ cases!("tunnels":
     who_never_takes_its_bytes_is_given_up,
     a_tunnel_goes_on_while_draining_and_ends_in_order_before_the_deadline,
     a_withdrawn_registration_ends_a_tunnel_and_another_reload_does_not,
+    a_certificate_that_expires_ends_a_tunnel_and_an_open_connection,
     keys_are_renewed_within_a_tunnel,
     the_connection_of_a_tunnel_serves_nobody_else,
     a_101_that_nobody_asked_for_is_a_502,
@@ -401,6 +402,36 @@ fn a_withdrawn_registration_ends_a_tunnel_and_another_reload_does_not(lab: &Lab)
     ensure!(appliance.counter("identity_refused.unregistered_serial_number")? == 1);
     arrived(&origin, 0, false)?;
     must_echo(&mut other, 1_000).context("a tunnel of an organisation that stayed")?;
+    appliance.must_be_alive()
+}
+
+fn a_certificate_that_expires_ends_a_tunnel_and_an_open_connection(lab: &Lab) -> anyhow::Result<()> {
+    let origin = lab.origin()?;
+    let mut appliance = lab.appliance_with(&origin, websocket)?;
+    // Long enough for both to be open, also on an emulated machine.
+    let end = SystemTime::now() + Duration::from_secs(8);
+    let tls = lab.tls_until("client-p256", end)?;
+    let mut expires = Client::connect(&Place::Here, appliance.address(), &tls)?;
+    let mut kept = Client::connect(&Place::Here, appliance.address(), &tls)?;
+    let mut other = opened(lab, &appliance, "/tunnel/echo")?;
+    ensure!(kept.get("/bytes/10", &[])?.status == 200);
+    switch(&mut expires, "/tunnel/echo")?;
+    must_echo(&mut expires, 1_000).context("the tunnel before the certificate's end")?;
+
+    let (rest, proper) = expires.read_to_end()?;
+    let late = SystemTime::now().duration_since(end).context("ended while the certificate was good")?;
+    ensure!(rest.is_empty() && !proper && late < Duration::from_secs(5), "ended {late:?} after the certificate");
+    let lines = appliance.wait_requests(2).map(|_| appliance.events(event::REQUEST))?;
+    let line = lines.iter().find(|line| line["status"] == 101).context("no line of the tunnel")?;
+    ensure!(line["reason"] == "certificate_expired" && line["blame"] == "client", "{line}");
+    if let Ok(response) = kept.get("/headers", &[]) {
+        ensure!(matches!(response.status, 401 | 403), "still served: {:?}", response.head);
+    }
+    let headers_seen =
+        origin.journal("request")?.iter().any(|request| request["request_line"].to_string().contains("/headers"));
+    ensure!(!headers_seen, "the origin saw a request of an expired certificate");
+    ensure!(appliance.counter("identity_refused.certificate_expired")? == 2);
+    must_echo(&mut other, 1_000).context("a tunnel of a certificate that is good")?;
     appliance.must_be_alive()
 }
 

@@ -8,6 +8,7 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+use std::time::SystemTime;
 
 use anyhow::{Context, anyhow, bail};
 
@@ -152,6 +153,16 @@ impl Lab {
     /// When they cannot be read.
     pub fn tls(&self, identity: &str) -> anyhow::Result<ClientTls> {
         ClientTls::new(&self.folder, Some(identity))
+    }
+
+    /// TLS with a certificate like that one which ends at `end`, to the second.
+    ///
+    /// # Errors
+    /// When it cannot be issued.
+    pub fn tls_until(&self, like: &str, end: SystemTime) -> anyhow::Result<ClientTls> {
+        let name = format!("{like}-until");
+        dev_pki::issue_until(&self.folder, like, &name, end)?;
+        self.tls(&name)
     }
 
     /// TLS without a client certificate.
