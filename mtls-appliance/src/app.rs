@@ -400,7 +400,7 @@ fn report_panics(log: &Log, counters: &Arc<Counters>) {
     }));
 }
 
-fn guard_failure(error: GuardError) -> Failure {
+pub(crate) fn guard_failure(error: GuardError) -> Failure {
     if error.is_configuration() {
         Failure::Configuration(error.to_string())
     } else {

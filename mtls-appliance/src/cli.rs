@@ -1,5 +1,7 @@
 //! The command line: arguments in, exit code out.
 
+mod guard;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -7,7 +9,6 @@ use clap::{Parser, Subcommand};
 use serde_json::Value;
 
 use crate::app::{self, Failure};
-use crate::guard::Guard;
 use crate::{config, control};
 
 /// A mutual-TLS front for API servers: XDP guard, kernel TLS, strict HTTP/1.1, injected client identity.
@@ -45,16 +46,10 @@ enum Command {
     /// The guard at the interface, which outlives the appliance.
     Guard {
         #[command(subcommand)]
-        command: GuardCommand,
+        command: guard::Command,
     },
     /// Print all configuration keys with their meaning and defaults, as Markdown.
     Reference,
-}
-
-#[derive(Debug, Subcommand)]
-enum GuardCommand {
-    /// Detach the guard from its interface and remove its pins: the guarded ports are open to everybody afterwards.
-    Detach(WithConfig),
 }
 
 #[derive(Debug, clap::Args)]
@@ -70,7 +65,7 @@ pub fn main() -> ExitCode {
         Command::Run { config, take_over } => app::run(&config.config, take_over),
         Command::Check(arguments) => check(&arguments.config),
         Command::Status { config, json } => status(&config.config, json),
-        Command::Guard { command: GuardCommand::Detach(arguments) } => detach(&arguments.config),
+        Command::Guard { command } => guard::main(&command),
         Command::Reference => {
             print!("{}", config::reference());
             Ok(())
@@ -98,24 +93,6 @@ fn check(path: &Path) -> Result<(), Failure> {
         live.config.sites.len(),
         live.config.origins.len(),
     );
-    Ok(())
-}
-
-fn detach(path: &Path) -> Result<(), Failure> {
-    let config = config::load(path).map_err(|mistakes| Failure::Configuration(mistakes.to_string()))?;
-    let Some(guard) = &config.guard else {
-        return Err(Failure::Configuration(format!(
-            "{}: there is no [guard] table, so no guard to detach",
-            path.display()
-        )));
-    };
-    let removed = Guard::detach_pinned(guard).map_err(|error| Failure::Environment(error.to_string()))?;
-    if removed.is_empty() {
-        println!("no guard was attached to {}", guard.interface);
-    }
-    for path in removed {
-        println!("removed {}", path.display());
-    }
     Ok(())
 }
 

@@ -171,30 +171,58 @@ async fn refuse(daemon: &Daemon, class: &'static str, wire: &Wire, refusal: &Ref
 /// # Errors
 /// None answers at `path`, or it does not answer that.
 pub fn ask_status(path: &Path) -> Result<Value, Failure> {
-    let shown = path.display();
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    event_loop()?.block_on(async { status_over(request(path, Request::Status).await?, path).await })
+}
+
+/// Asks a running appliance for its status; `None` when none runs.
+///
+/// # Errors
+/// One answers at `path`, but not that.
+pub fn ask_status_if_running(path: &Path) -> Result<Option<Value>, Failure> {
+    event_loop()?.block_on(async {
+        match Wire::connect(path, PATIENCE).await {
+            Err(error) if runs_not(&error) => Ok(None),
+            Err(error) => Err(unreachable(path, &error)),
+            Ok(wire) => status_over(ask(wire, path, Request::Status).await?, path).await.map(Some),
+        }
+    })
+}
+
+async fn status_over(wire: Wire, path: &Path) -> Result<Value, Failure> {
+    let text = wire.rest(MAX_STATUS, PATIENCE).await.map_err(|error| unanswered(path, &error))?;
+    serde_json::from_slice(&text).map_err(|error| {
+        Failure::Environment(format!("control.socket = \"{}\": not a status: {error}", path.display()))
+    })
+}
+
+fn event_loop() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| Failure::Environment(format!("cannot make an event loop: {error}")))?;
-    let text = runtime.block_on(async {
-        let wire = request(path, Request::Status).await?;
-        wire.rest(MAX_STATUS, PATIENCE).await.map_err(|error| unanswered(path, &error))
-    })?;
-    serde_json::from_slice(&text)
-        .map_err(|error| Failure::Environment(format!("control.socket = \"{shown}\": not a status: {error}")))
+        .map_err(|error| Failure::Environment(format!("cannot make an event loop: {error}")))
 }
 
 /// Asks, and reads the answer line; what follows it is the caller's to read.
 async fn request(path: &Path, request: Request) -> Result<Wire, Failure> {
+    let wire = Wire::connect(path, PATIENCE).await.map_err(|error| unreachable(path, &error))?;
+    ask(wire, path, request).await
+}
+
+fn runs_not(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+}
+
+fn unreachable(path: &Path, error: &io::Error) -> Failure {
+    let remedy = match error.kind() {
+        _ if runs_not(error) => "no appliance runs with this configuration",
+        io::ErrorKind::PermissionDenied => "ask as the user that runs the appliance, or as root",
+        _ => "see the appliance's log",
+    };
+    Failure::Environment(format!("control.socket = \"{}\": {error}\n  {remedy}", path.display()))
+}
+
+async fn ask(mut wire: Wire, path: &Path, request: Request) -> Result<Wire, Failure> {
     let about = |text: String| Failure::Environment(format!("control.socket = \"{}\": {text}", path.display()));
-    let mut wire = Wire::connect(path, PATIENCE).await.map_err(|error| {
-        let remedy = match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => "no appliance runs with this configuration",
-            io::ErrorKind::PermissionDenied => "ask as the user that runs the appliance, or as root",
-            _ => "see the appliance's log",
-        };
-        about(format!("{error}\n  {remedy}"))
-    })?;
     let said = async {
         wire.say(&request.line(), &[], PATIENCE).await?;
         wire.line(PATIENCE).await

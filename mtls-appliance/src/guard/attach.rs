@@ -77,8 +77,7 @@ pub(super) fn attach(config: &config::Guard, registry: &Registry) -> Result<Guar
             pins.adopt_link(&path)?;
             // The pin holds the link; this handle is not needed any more.
             drop(program.take_link(id));
-            let native = interface.xdp.is_some_and(|xdp| xdp.mode == "native");
-            let mode = if native { AttachedMode::Native } else { AttachedMode::Generic };
+            let mode = interface.xdp.map_or(AttachedMode::Generic, AttachedMode::of);
             (mode, "as the earlier run that it was taken over from".to_owned())
         }
         None => {
@@ -113,7 +112,7 @@ pub(super) fn attach(config: &config::Guard, registry: &Registry) -> Result<Guar
 }
 
 /// Whether this link's program is the one on the interface.
-fn holds(link: &FdLink, interface: &Interface) -> bool {
+pub(super) fn holds(link: &FdLink, interface: &Interface) -> bool {
     let program = link.info().map(|info| info.program_id()).ok();
     program.is_some() && program == interface.xdp.map(|xdp| xdp.program_id)
 }

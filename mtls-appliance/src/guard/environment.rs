@@ -18,6 +18,14 @@ pub(super) fn check_privileges() -> Result<(), GuardError> {
     if missing.is_empty() { Ok(()) } else { Err(GuardError::Privileges { missing }) }
 }
 
+/// Refuses a process that cannot open pinned maps.
+pub(super) fn check_right_to_read() -> Result<(), GuardError> {
+    let held = capabilities(None).map_err(GuardError::kernel("reading the process's capabilities"))?;
+    let missing: Vec<_> =
+        missing_capabilities(held.effective).into_iter().filter(|capability| *capability == "CAP_BPF").collect();
+    if missing.is_empty() { Ok(()) } else { Err(GuardError::Privileges { missing }) }
+}
+
 fn missing_capabilities(effective: CapabilitySet) -> Vec<&'static str> {
     let admin = effective.contains(CapabilitySet::SYS_ADMIN);
     [

@@ -56,6 +56,14 @@ pub enum GuardError {
         /// What is wrong and how to mend it.
         problem: String,
     },
+    /// What is pinned for an interface is of no use.
+    #[error("the guard of {interface}: {problem}")]
+    Pinned {
+        /// The interface.
+        interface: String,
+        /// What is wrong and how to mend it.
+        problem: String,
+    },
     /// Somebody else is on the interface.
     #[error(
         "guard.interface = {interface:?}: another XDP program is attached to it ({}, id {}, {} mode), and one interface \

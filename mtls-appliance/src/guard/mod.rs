@@ -12,6 +12,7 @@ mod error;
 mod loaded;
 mod netlink;
 mod object;
+mod pinned;
 mod pins;
 mod status;
 mod tables;
@@ -28,8 +29,9 @@ pub use self::error::GuardError;
 pub use self::loaded::LoadedGuard;
 pub use self::netlink::XdpAttachment;
 pub use self::object::object;
+pub use self::pinned::{Charges, PinnedGuard, Verdict};
 use self::pins::Pins;
-pub use self::status::{AttachedMode, GuardCounters, GuardStatus, OrganisationCount, ReasonCount};
+pub use self::status::{AttachedMode, BudgetStatus, GuardCounters, GuardStatus, OrganisationCount, ReasonCount};
 use self::tables::{Contents, Filled, Tables};
 use crate::config::{self, Budget, GuardMode};
 use crate::registry::Registry;
@@ -101,6 +103,9 @@ impl Guard {
     pub fn status(&self) -> GuardStatus {
         let state = self.state();
         let (config, filled) = (&state.config, state.filled);
+        let policy = policy(config);
+        // It is this process that gives signs of life, until somebody else has the interface.
+        let silent_ns = state.tables.silent_ns().unwrap_or_default();
         let attached = environment::find_interface(&config.interface).is_ok_and(|interface| {
             interface.index == self.interface_index
                 && interface.xdp.is_some_and(|xdp| xdp.program_id == self.program_id)
@@ -109,21 +114,21 @@ impl Guard {
             interface: config.interface.clone(),
             interface_index: self.interface_index,
             attached,
-            mode: match config.mode {
-                GuardMode::Enforce => "enforce",
-                GuardMode::Observe => "observe",
-                GuardMode::Off => "off",
-            },
+            mode: status::mode(policy),
             attached_as: self.mode,
-            why: self.why.clone(),
+            why: Some(self.why.clone()),
             program_id: self.program_id,
             verified_instructions: self.verified_instructions,
-            taken_over: self.taken_over,
+            taken_over: Some(self.taken_over),
             ports: config.ports.clone(),
             addresses: config.addresses.clone(),
             management: config.management.clone(),
             pass: config.pass.iter().map(|reason| reason.name()).collect(),
+            source_budget: status::budget(policy, Policy::SOURCE_BUDGET),
+            organisation_budget: status::budget(policy, Policy::ORGANISATION_BUDGET),
             open_after_s: config.open_after.map(|span| span.as_secs()),
+            silent_s: silent_ns / 1_000_000_000,
+            open: status::is_open(policy, silent_ns),
             generation: filled.generation.0,
             ipv4_prefixes: filled.ipv4,
             ipv6_prefixes: filled.ipv6,
@@ -152,6 +157,11 @@ impl Guard {
 }
 
 fn contents<'a>(config: &'a config::Guard, registry: &'a Registry) -> Contents<'a> {
+    let policy = policy(config);
+    Contents { ports: &config.ports, addresses: &config.addresses, management: &config.management, policy, registry }
+}
+
+fn policy(config: &config::Guard) -> Policy {
     let pace = |budget: Option<Budget>| budget.map_or(Pace::default(), |b| Pace::with_burst(b.rate, b.burst));
     let mode = match config.mode {
         GuardMode::Enforce => Policy::ON | Policy::ENFORCE,
@@ -159,7 +169,7 @@ fn contents<'a>(config: &'a config::Guard, registry: &'a Registry) -> Contents<'
         GuardMode::Off => 0,
     };
     let flag = |set: bool, flag| if set { flag } else { 0 };
-    let policy = Policy {
+    Policy {
         flags: mode
             | flag(config.addresses.is_empty(), Policy::ANY_ADDRESS)
             | flag(config.source_budget.is_some(), Policy::SOURCE_BUDGET)
@@ -169,6 +179,5 @@ fn contents<'a>(config: &'a config::Guard, registry: &'a Registry) -> Contents<'
         organisation: pace(config.organisation_budget),
         open_after_ns: config.open_after.map_or(0, |span| u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)),
         sample: Pace::per_second(config.log_per_second),
-    };
-    Contents { ports: &config.ports, addresses: &config.addresses, management: &config.management, policy, registry }
+    }
 }

@@ -7,11 +7,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use aya::maps::{Map, MapData, MapError, MapInfo};
-use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::{Ebpf, EbpfLoader};
 use mtls_appliance_common::layout::{LAYOUT_VERSION, map};
 
 use super::GuardError;
+use super::error::chain;
 
 /// The maps that are pinned. Others (the ring of log records) are the daemon's own.
 pub(super) const PINNED_MAPS: [&str; 15] = [
@@ -41,14 +42,22 @@ const STAGED: &str = "new-";
 pub(super) struct Pins {
     base: PathBuf,
     folder: PathBuf,
+    /// The interface's name in `folder`.
     interface: String,
+    name: String,
 }
 
 impl Pins {
     pub(super) fn new(base: &Path, interface: &str) -> Pins {
+        let name = interface.to_owned();
         // A BPF file system refuses names with a dot, VLAN interfaces have one.
         let interface = interface.replace('%', "%25").replace('.', "%2e");
-        Pins { base: base.to_owned(), folder: base.join(format!("v{LAYOUT_VERSION}")).join(&interface), interface }
+        Pins {
+            base: base.to_owned(),
+            folder: base.join(format!("v{LAYOUT_VERSION}")).join(&interface),
+            interface,
+            name,
+        }
     }
 
     pub(super) fn folder(&self) -> &Path {
@@ -59,7 +68,7 @@ impl Pins {
         self.folder.join(LINK)
     }
 
-    fn map(&self, name: &str) -> PathBuf {
+    pub(super) fn map(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
 
@@ -137,6 +146,52 @@ impl Pins {
             .chain(self.other_versions())
             .map(|folder| folder.join(LINK))
             .find_map(|path| Some((PinnedLink::from_pin(&path).ok()?.into(), path)))
+    }
+
+    /// This version's pinned link.
+    pub(super) fn own_link(&self) -> Result<FdLink, GuardError> {
+        match PinnedLink::from_pin(self.link()) {
+            Ok(link) => Ok(link.into()),
+            Err(LinkError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => {
+                let other = self.other_versions().find(|folder| folder.join(LINK).exists());
+                Err(self.no_use(match other {
+                    Some(folder) => format!(
+                        "the pins in {} are of another version of this program: ask the mtls-appliance that attached it, \
+                         or run `mtls-appliance guard attach` with this one, which replaces it between two packets",
+                        folder.display()
+                    ),
+                    None => format!(
+                        "no guard is pinned in {}: start the appliance, or run `mtls-appliance guard attach`; if one is \
+                         attached, guard.interface and guard.pin_dir must be what it was attached with",
+                        self.folder.display()
+                    ),
+                }))
+            }
+            Err(error) => Err(self.unusable(&error)),
+        }
+    }
+
+    /// The link is there, and its program not on the interface.
+    pub(super) fn lost_interface(&self) -> GuardError {
+        self.no_use(format!(
+            "nothing guards it: the link in {} is of an interface that was removed or renamed since: start the appliance \
+             again, or run `mtls-appliance guard attach`",
+            self.folder.display()
+        ))
+    }
+
+    /// A pin that cannot be opened, or is not what it should be.
+    pub(super) fn unusable(&self, error: &dyn std::error::Error) -> GuardError {
+        self.no_use(format!(
+            "the pins in {} cannot be read: {}: run this as root; if that does not help they are of another build: ask the \
+             mtls-appliance that attached it, or run `mtls-appliance guard attach` with this one",
+            self.folder.display(),
+            chain(error)
+        ))
+    }
+
+    fn no_use(&self, problem: String) -> GuardError {
+        GuardError::Pinned { interface: self.name.clone(), problem }
     }
 
     /// Removes the pin of a link that does not hold the interface any more: it was removed or renamed.

@@ -4,7 +4,11 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
+use mtls_appliance_common::Reason;
+use mtls_appliance_common::layout::Policy;
 use serde::Serialize;
+
+use super::netlink::XdpAttachment;
 
 /// How a guard is attached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -14,6 +18,60 @@ pub enum AttachedMode {
     Native,
     /// In the network stack.
     Generic,
+}
+
+impl AttachedMode {
+    pub(super) fn of(attachment: XdpAttachment) -> Self {
+        if attachment.mode == "native" { Self::Native } else { Self::Generic }
+    }
+}
+
+impl std::fmt::Display for AttachedMode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+        })
+    }
+}
+
+/// A budget of new connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct BudgetStatus {
+    /// On average; rounded.
+    pub per_second: u64,
+    /// At once.
+    pub burst: u64,
+}
+
+/// `enforce`, `observe` or `off`.
+pub(super) fn mode(policy: Policy) -> &'static str {
+    match (policy.is(Policy::ON), policy.is(Policy::ENFORCE)) {
+        (false, _) => "off",
+        (true, false) => "observe",
+        (true, true) => "enforce",
+    }
+}
+
+/// Reasons that would drop if the operator had not decided otherwise.
+pub(super) fn passed_by_configuration(policy: Policy) -> Vec<&'static str> {
+    let passed = Reason::dropping() & !policy.drops;
+    Reason::ALL.iter().filter(|reason| passed & reason.bit() != 0).map(|reason| reason.name()).collect()
+}
+
+/// The budget that this flag of the policy switches on.
+pub(super) fn budget(policy: Policy, flag: u64) -> Option<BudgetStatus> {
+    let pace = if flag == Policy::SOURCE_BUDGET { policy.source } else { policy.organisation };
+    if !policy.is(flag) || pace.interval_ns == 0 {
+        return None;
+    }
+    let per_second = (1_000_000_000 + pace.interval_ns / 2) / pace.interval_ns;
+    Some(BudgetStatus { per_second, burst: pace.burst_ns / pace.interval_ns + 1 })
+}
+
+/// Whether nothing is dropped because the daemon has been silent for so long.
+pub(super) fn is_open(policy: Policy, silent_ns: u64) -> bool {
+    policy.open_after_ns != 0 && silent_ns > policy.open_after_ns
 }
 
 /// A guard as it is now.
@@ -29,14 +87,14 @@ pub struct GuardStatus {
     pub mode: &'static str,
     /// How it was attached.
     pub attached_as: AttachedMode,
-    /// Why so: as configured, or what a driver said.
-    pub why: String,
+    /// Why so: as configured, or what a driver said; `null` when that is not known any more.
+    pub why: Option<String>,
     /// The kernel's id of the program.
     pub program_id: u32,
     /// How many instructions the verifier looked at, of a million that it looks at at most; `null` before Linux 5.16.
     pub verified_instructions: Option<u32>,
-    /// Whether the guard of an earlier run was taken over, with its counters.
-    pub taken_over: bool,
+    /// Whether the guard of an earlier run was taken over, with its counters; `null` when nobody is there to remember.
+    pub taken_over: Option<bool>,
     /// Guarded TCP ports.
     pub ports: Vec<u16>,
     /// Guarded destination addresses; empty: all.
@@ -45,8 +103,16 @@ pub struct GuardStatus {
     pub management: Vec<IpNet>,
     /// Reasons whose packets are passed by configuration.
     pub pass: Vec<&'static str>,
+    /// SYNs of one source; `null`: as many as it likes.
+    pub source_budget: Option<BudgetStatus>,
+    /// SYNs of one organisation; `null`: as many as it likes.
+    pub organisation_budget: Option<BudgetStatus>,
     /// Seconds without the daemon after which nothing is dropped; `null`: drops go on.
     pub open_after_s: Option<u64>,
+    /// Seconds since the daemon's last sign of life; attaching is one as well.
+    pub silent_s: u64,
+    /// Whether nothing is dropped because of that.
+    pub open: bool,
     /// Counts the reloads, across restarts.
     pub generation: u64,
     /// Registered IPv4 prefixes.

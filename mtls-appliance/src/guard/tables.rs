@@ -1,7 +1,9 @@
 //! The maps, typed: the registry goes in, counters come out.
 //!
 //! A reload fills the bank that no packet reads and then stores the next generation: see
-//! [`mtls_appliance_common::layout`].
+//! [`mtls_appliance_common::layout`]. What is only read is in `read`.
+
+mod read;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -11,14 +13,14 @@ use aya::Ebpf;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap as BpfHashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues};
 use ipnet::IpNet;
+use mtls_appliance_common::Address;
 use mtls_appliance_common::layout::{
     AddressKey, Generation, MANAGEMENT, MAX_ADDRESSES, MAX_ORGANISATIONS, MAX_PREFIXES, OrganisationSlot,
-    OrganisationSlotWords, PORT_WORDS, Policy, PolicyWords, address_key, map, port_bit, reason_counter,
+    OrganisationSlotWords, PORT_WORDS, Policy, PolicyWords, SourceKey, address_key, map, port_bit,
 };
-use mtls_appliance_common::{Action, Address, Reason};
 
 use super::GuardError;
-use super::status::{GuardCounters, OrganisationCount, ReasonCount};
+use super::pins::Pins;
 use crate::registry::Registry;
 
 type Trie<const N: usize> = LpmTrie<MapData, [u8; N], u32>;
@@ -32,6 +34,7 @@ pub(super) struct Tables {
     v4: [Trie<4>; 2],
     v6: [Trie<16>; 2],
     addresses: BpfHashMap<MapData, AddressKey, u32>,
+    sources: BpfHashMap<MapData, SourceKey, u64>,
     organisation_due: Array<MapData, u64>,
     heartbeat: Array<MapData, u64>,
     reasons: PerCpuArray<MapData, u64>,
@@ -62,20 +65,38 @@ pub(super) struct Filled {
 impl Tables {
     /// Takes the maps out of a loaded object.
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Tables, GuardError> {
-        let mut tables = Tables {
-            active: take(ebpf, map::ACTIVE)?,
-            policies: take(ebpf, map::POLICY)?,
-            ports: take(ebpf, map::PORTS)?,
-            v4: [take(ebpf, map::V4[0])?, take(ebpf, map::V4[1])?],
-            v6: [take(ebpf, map::V6[0])?, take(ebpf, map::V6[1])?],
-            addresses: take(ebpf, map::ADDRESSES)?,
-            organisation_due: take(ebpf, map::ORGANISATION_DUE)?,
-            heartbeat: take(ebpf, map::HEARTBEAT)?,
-            reasons: take(ebpf, map::REASONS)?,
-            organisations: take(ebpf, map::ORGANISATIONS)?,
-            slot_map: take(ebpf, map::ORGANISATION_SLOTS)?,
+        Tables::from(|name| ebpf.take_map(name).ok_or_else(|| MapError::InvalidName { name: name.to_owned() }))
+            .map_err(GuardError::kernel("looking for the program's maps"))?
+            .with_slots()
+    }
+
+    /// Opens the maps that are pinned: those of the guard at the interface, whoever attached it.
+    pub(super) fn open(pins: &Pins) -> Result<Tables, GuardError> {
+        Tables::from(|name| Map::from_map_data(MapData::from_pin(pins.map(name))?))
+            .map_err(|error| pins.unusable(&error))?
+            .with_slots()
+    }
+
+    fn from(mut find: impl FnMut(&str) -> Result<Map, MapError>) -> Result<Tables, MapError> {
+        Ok(Tables {
+            active: find(map::ACTIVE)?.try_into()?,
+            policies: find(map::POLICY)?.try_into()?,
+            ports: find(map::PORTS)?.try_into()?,
+            v4: [find(map::V4[0])?.try_into()?, find(map::V4[1])?.try_into()?],
+            v6: [find(map::V6[0])?.try_into()?, find(map::V6[1])?.try_into()?],
+            addresses: find(map::ADDRESSES)?.try_into()?,
+            sources: find(map::SOURCES)?.try_into()?,
+            organisation_due: find(map::ORGANISATION_DUE)?.try_into()?,
+            heartbeat: find(map::HEARTBEAT)?.try_into()?,
+            reasons: find(map::REASONS)?.try_into()?,
+            organisations: find(map::ORGANISATIONS)?.try_into()?,
+            slot_map: find(map::ORGANISATION_SLOTS)?.try_into()?,
             slots: Vec::new(),
-        };
+        })
+    }
+
+    fn with_slots(mut self) -> Result<Tables, GuardError> {
+        let tables = &mut self;
         for index in 0..MAX_ORGANISATIONS {
             let words = tables.slot_map.get(&index, 0).map_err(GuardError::kernel("reading the organisations"))?;
             let slot = OrganisationSlot::from_words(words);
@@ -84,7 +105,7 @@ impl Tables {
             }
             tables.slots.push(slot);
         }
-        Ok(tables)
+        Ok(self)
     }
 
     /// The generation that packets are judged by.
@@ -143,9 +164,7 @@ impl Tables {
 
     /// Stores that the daemon is there: now, by the clock that the program reads.
     pub(super) fn beat(&mut self) -> Result<(), GuardError> {
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-        let nanoseconds = now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs();
-        self.heartbeat.set(0, nanoseconds, 0).map_err(GuardError::kernel("writing a sign of life"))
+        self.heartbeat.set(0, now(), 0).map_err(GuardError::kernel("writing a sign of life"))
     }
 
     /// The one step in which every packet from now on is judged by what was filled in. Packets look at the lowest bit
@@ -180,44 +199,18 @@ impl Tables {
         }
         Ok(assigned.owners)
     }
-
-    /// All counters, summed over the CPUs.
-    pub(super) fn counters(&self) -> Result<GuardCounters, GuardError> {
-        let reasons = Reason::ALL
-            .iter()
-            .map(|reason| {
-                let count = |action| sum(&self.reasons, reason_counter(action, reason.index()));
-                let (passed, dropped) = (count(Action::Pass)?, count(Action::Drop)?);
-                let observed = count(Action::Observed)?;
-                Ok(ReasonCount {
-                    reason: reason.name(),
-                    packets: passed + dropped + observed,
-                    passed,
-                    dropped,
-                    observed,
-                })
-            })
-            .collect::<Result<_, GuardError>>()?;
-        let active = self.active()?;
-        let organisations = (0..)
-            .zip(&self.slots)
-            .map(|(index, slot)| {
-                Ok(OrganisationCount {
-                    code: slot.code().to_owned(),
-                    registered: slot.generation == active.0,
-                    packets: sum(&self.organisations, 2 * index)?,
-                    over_budget: sum(&self.organisations, 2 * index + 1)?,
-                })
-            })
-            .collect::<Result<_, GuardError>>()?;
-        Ok(GuardCounters { reasons, organisations })
-    }
 }
 
 impl std::fmt::Debug for Tables {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Tables").field("slots", &self.slots.len()).finish_non_exhaustive()
     }
+}
+
+/// The time by the clock that the program reads, in nanoseconds.
+fn now() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
 }
 
 struct Assigned {
@@ -330,18 +323,6 @@ fn wait_for_packets_in_flight() {
     if rustix::thread::membarrier(rustix::thread::MembarrierCommand::Global).is_err() {
         std::thread::sleep(Duration::from_millis(50));
     }
-}
-
-fn sum(counters: &PerCpuArray<MapData, u64>, index: u32) -> Result<u64, GuardError> {
-    let values = counters.get(&index, 0).map_err(GuardError::kernel("reading a counter"))?;
-    Ok(values.iter().fold(0, |sum, value| sum.wrapping_add(*value)))
-}
-
-fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> Result<T, GuardError> {
-    ebpf.take_map(name)
-        .ok_or_else(|| MapError::InvalidName { name: name.to_owned() })
-        .and_then(T::try_from)
-        .map_err(GuardError::kernel("looking for the program's maps"))
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ mod dice;
 mod differential;
 mod effort;
 mod guard;
+mod guard_commands;
 mod identity;
 mod lifecycle;
 mod load;
@@ -77,6 +78,7 @@ fn main() -> ExitCode {
         socket_activation::CASES,
         configuration::CASES,
         guard::CASES,
+        guard_commands::CASES,
         load::CASES,
         differential::CASES,
         soak::CASES,
