@@ -1,4 +1,4 @@
-//! `cargo xtask build`: the appliance as one static program with the guard inside, and the end-to-end tests.
+//! `cargo xtask build`: the appliance as one static program with the guard inside, and the tests that run on other kernels.
 
 use std::path::PathBuf;
 
@@ -13,21 +13,24 @@ use crate::{
 /// The platform everything is built for.
 pub(crate) const HOST_TARGET: &str = "x86_64-unknown-linux-gnu";
 
+/// The tests of the XDP program in the kernel, without a network: of the package `mtls-appliance`.
+pub(crate) const GUARD_TESTS: &str = "guard";
+
 /// What a build leaves in `target/dist/`.
 #[derive(Debug)]
 pub(crate) struct Dist {
-    /// All programs, the appliance and the end-to-end tests.
+    /// All programs, the appliance and its tests.
     pub(crate) programs: Vec<PathBuf>,
 }
 
 /// Builds everything and copies the programs to `target/dist/`.
 pub(crate) fn build(workspace: &Workspace) -> Result<Dist> {
     let object = bpf::build(workspace)?;
-    let step = Step::begin_talkative("building the appliance and its end-to-end tests (release, static)");
+    let step = Step::begin_talkative("building the appliance and its tests (release, static)");
     let built = cargo::programs(
         workspace
             .cargo()
-            .args(["build", "--release", "--locked", "--bins", "--target", HOST_TARGET])
+            .args(["build", "--release", "--locked", "--bins", "--test", GUARD_TESTS, "--target", HOST_TARGET])
             .args(["--package", "mtls-appliance", "--package", "mtls-appliance-tests"])
             .env_remove("RUSTFLAGS")
             .env_remove("CARGO_ENCODED_RUSTFLAGS")

@@ -1,5 +1,5 @@
 //! `cargo xtask test`: the unit tests, a while of fuzzing, then the end-to-end tests on this machine and on three kernels
-//! in a virtual machine, counted together.
+//! in a virtual machine, counted together. On those kernels the tests of the XDP program run as well, which are unit tests here.
 //!
 //! What a test needs and whether its absence may be skipped is the tests' own matter; here it is decided what a skip
 //! means for the whole.
@@ -34,6 +34,8 @@ use crate::{
 /// The program of the end-to-end tests, and the appliance it tests.
 const TESTS: &str = "e2e";
 const APPLIANCE: &str = "mtls-appliance";
+/// Runs the first program and then the second with the same arguments, whatever becomes of the first.
+const BOTH: &str = r#"second=$1; shift; "$0" "$@"; first=$?; "$second" "$@" && exit $first"#;
 /// The size of the largest bodies in MiB; the tests do with 128 where it is not set.
 const LARGE_BODIES: &str = "MTLS_BIG_MIB";
 const LARGE_BODIES_USUALLY: u64 = 128;
@@ -127,6 +129,8 @@ fn row(stage: &Stage) -> String {
 /// What the end-to-end tests need, on this machine.
 pub(crate) struct Bench {
     tests: PathBuf,
+    /// Those of the XDP program.
+    guard_tests: PathBuf,
     /// The appliance.
     pub(crate) appliance: PathBuf,
     /// The development PKI.
@@ -144,11 +148,12 @@ impl Bench {
         build::build(workspace)?;
         let bench = Self {
             tests: workspace.dist().join(TESTS),
+            guard_tests: workspace.dist().join(build::GUARD_TESTS),
             appliance: workspace.dist().join(APPLIANCE),
             certificates: certs::generate(workspace)?,
             tools: Tools::provision(workspace)?,
         };
-        for program in [&bench.tests, &bench.appliance] {
+        for program in [&bench.tests, &bench.guard_tests, &bench.appliance] {
             if !program.is_file() {
                 bail!("the build left no {}", program.display());
             }
@@ -268,9 +273,14 @@ fn virtual_machine(
     more_time: Duration,
 ) -> Stage {
     let place = |name: &str| Path::new(IN_GUEST).join(name);
-    let files = [(&bench.tests, TESTS), (&bench.appliance, APPLIANCE), (&bench.certificates, "certs")]
-        .map(|(from, to)| (from.clone(), place(to).display().to_string()))
-        .into();
+    let files = [
+        (&bench.tests, TESTS),
+        (&bench.guard_tests, build::GUARD_TESTS),
+        (&bench.appliance, APPLIANCE),
+        (&bench.certificates, "certs"),
+    ]
+    .map(|(from, to)| (from.clone(), place(to).display().to_string()))
+    .into();
     let guest = Guest {
         kernel,
         files,
@@ -281,7 +291,17 @@ fn virtual_machine(
             &kernel.to_string(),
             "xdp,netns,ktls,nginx",
         ),
-        command: std::iter::once(place(TESTS).display().to_string()).chain(arguments.filter.clone()).collect(),
+        command: [
+            "sh",
+            "-c",
+            BOTH,
+            &place(build::GUARD_TESTS).display().to_string(),
+            &place(TESTS).display().to_string(),
+        ]
+        .into_iter()
+        .map(str::to_owned)
+        .chain(arguments.filter.clone())
+        .collect(),
         memory_mib: arguments.memory,
         deadline: Duration::from_secs(arguments.timeout).saturating_add(more_time),
     };

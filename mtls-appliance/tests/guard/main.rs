@@ -5,6 +5,8 @@
 //! by name; with `xdp` in `MTLS_REQUIRE`, or `CI=true`, that is a failure.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
 
+mod packets;
+
 use std::io::Write;
 use std::net::IpAddr;
 use std::path::PathBuf;
