@@ -97,6 +97,7 @@ fn virtual_machine(workspace: &Workspace, bench: &Bench, kernel: Kernel) -> Resu
         ),
         command: vec![place(DEMO)],
         memory_mib: 1024,
+        count_instructions: false,
         deadline: Duration::from_secs(600),
     };
     let code = vm::run(workspace, &guest, &mut |line| println!("{line}"))?;

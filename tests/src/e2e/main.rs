@@ -12,6 +12,7 @@ mod calls;
 mod case;
 mod configuration;
 mod conformance;
+mod cost;
 mod data_path;
 mod dice;
 mod differential;
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
         truncation::CASES,
         pace::CASES,
         memory::CASES,
+        cost::CASES,
         tunnels::CASES,
         origin_faults::CASES,
         origin_ends::CASES,

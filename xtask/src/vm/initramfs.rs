@@ -132,6 +132,7 @@ mod tests {
             environment: vec![("A".into(), "b c".into())],
             command: vec!["echo".into(), "it's $HOME".into()],
             memory_mib: 512,
+            count_instructions: false,
             deadline: Duration::from_secs(1),
         };
         assert_eq!(command(&guest), "export A='b c'\n'echo' 'it'\\''s $HOME'\n");

@@ -57,6 +57,8 @@ pub(crate) struct Guest {
     pub(crate) command: Vec<String>,
     /// Memory in MiB.
     pub(crate) memory_mib: u32,
+    /// Its clock counts instructions; slow, but what is measured by time inside is the same on any machine.
+    pub(crate) count_instructions: bool,
     /// When the machine is switched off, done or not.
     pub(crate) deadline: Duration,
 }
@@ -107,6 +109,7 @@ pub(crate) fn main(workspace: &Workspace, arguments: VmArguments) -> Result<Exit
         environment: Vec::new(),
         command,
         memory_mib: arguments.memory,
+        count_instructions: false,
         deadline: Duration::from_secs(arguments.timeout),
     };
     let code = run(workspace, &guest, &mut |line| println!("[{}] {line}", guest.kernel))?;

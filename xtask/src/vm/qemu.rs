@@ -115,8 +115,16 @@ impl Emulator {
         }
         // `-cpu max` for the AES instructions; software emulation, for stock kernels do not come up everywhere under
         // nested virtualisation.
+        // With fast string moves, copies would count one instruction a byte.
+        let machine = match guest.count_instructions {
+            true => {
+                ["-accel", "tcg", "-icount", "shift=0,sleep=off", "-cpu", "max,-erms,-fsrm", "-smp", "1"].as_slice()
+            }
+            false => &["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", CPUS],
+        };
         command
-            .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", CPUS, "-m", &guest.memory_mib.to_string()])
+            .args(machine)
+            .args(["-m", &guest.memory_mib.to_string()])
             .args(["-nodefaults", "-display", "none", "-serial", "stdio", "-monitor", "none", "-nic", "none"])
             .arg("-no-reboot")
             .arg("-kernel")
