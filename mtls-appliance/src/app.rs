@@ -25,6 +25,7 @@ use crate::guard::{Guard, GuardError};
 use crate::ktls::Support;
 use crate::listeners::{self, Source};
 pub use crate::live::Live;
+use crate::privileges::{self, Left};
 use crate::proxy::admission::Tally;
 use crate::proxy::{run_worker, upstream};
 use crate::telemetry::{Counters, Level, Log};
@@ -130,6 +131,7 @@ pub fn load(path: &Path, before: Option<&Live>) -> Result<Live, Failure> {
 /// What kept it from starting, or broke it.
 pub fn run(path: &Path, take_over: bool) -> Result<(), Failure> {
     forbid_core_dumps();
+    privileges::keep_for_start().map_err(cannot_give_up)?;
     let live = load(path, None)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -243,6 +245,7 @@ async fn start(
         Some(config) => Some(Guard::attach(config, live.verifier.registry()).map_err(guard_failure)?),
         None => None,
     };
+    give_up_privileges()?;
     let shared = Arc::new(Shared {
         live: ArcSwap::from_pointee(live),
         counters,
@@ -289,6 +292,23 @@ async fn start(
     Ok(Started { daemon: Daemon::new(shared, guard, listeners), control, threads, reports, writer })
 }
 
+/// From here on this process has the rights of its user and no others. Files, sockets and maps that are open stay usable;
+/// later on nothing is opened that needs more.
+fn give_up_privileges() -> Result<(), Failure> {
+    privileges::give_up().map_err(cannot_give_up)?;
+    match Left::of_all_threads() {
+        Ok(left) if left.is_none() => Ok(()),
+        Ok(left) => Err(cannot_give_up(io::Error::other(format!("a thread still has {left}")))),
+        Err(error) => Err(cannot_give_up(error)),
+    }
+}
+
+fn cannot_give_up(error: io::Error) -> Failure {
+    Failure::Environment(format!(
+        "the privileges of this process cannot be given up: {error}\n  let no sandbox refuse capset, prctl and /proc/self to it"
+    ))
+}
+
 fn require_offload(config: &Config, support: &Support) -> Result<(), Failure> {
     match (&support.missing, config.offload) {
         (Some(missing), OffloadMode::Required) => Err(Failure::Environment(format!(
@@ -326,12 +346,18 @@ fn announce(shared: &Shared, guard: Option<&Guard>) {
             "offload_ciphers": support.cipher_suites,
             "guard": guard.map_or_else(|| json!("not configured"), |guard| json!(guard.status())),
             "organisations": live.verifier.registry().organisations.len(),
+            "privileges": privileges(),
         }),
     );
     if support.missing.is_some() && live.config.offload == OffloadMode::Auto {
         shared.log.event(Level::Warn, "no_kernel_tls", json!({ "detail": offload }));
     }
     warn(shared, &live);
+}
+
+/// Which privileges are left, in words.
+pub(crate) fn privileges() -> String {
+    Left::of_all_threads().map_or_else(|error| format!("unknown: {error}"), |left| left.to_string())
 }
 
 /// Origins as configured: name and addresses.

@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand};
 use serde_json::Value;
 
 use crate::app::{self, Failure};
-use crate::{config, control};
+use crate::{config, control, privileges};
 
 /// A mutual-TLS front for API servers: XDP guard, kernel TLS, strict HTTP/1.1, injected client identity.
 ///
@@ -81,6 +81,8 @@ pub fn main() -> ExitCode {
 }
 
 fn check(path: &Path) -> Result<(), Failure> {
+    // Files are judged by the rights that a reload has.
+    privileges::give_up().map_err(|error| Failure::Environment(format!("cannot give up privileges: {error}")))?;
     let live = app::load(path, None)?;
     for warning in &live.warnings {
         eprintln!("warning: {warning}");

@@ -5,9 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwapOption;
 use serde_json::json;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::interval;
 
 use crate::app::{Failure, Phase, Reports, Shared, Signals, notify, reload};
@@ -27,9 +26,7 @@ const LONGEST_DRAIN: Duration = Duration::from_secs(2 * 3600);
 /// What the control socket and the signals act upon.
 pub(crate) struct Daemon {
     pub(crate) shared: Arc<Shared>,
-    guard: ArcSwapOption<Guard>,
-    /// Logs the guard's sampled drops.
-    drops: Mutex<Option<AbortHandle>>,
+    guard: Option<Arc<Guard>>,
     /// Kept to be handed over; none from the drain on.
     listeners: Mutex<Arc<[TcpListener]>>,
     under_way: Mutex<UnderWay>,
@@ -69,8 +66,7 @@ impl Daemon {
     pub(crate) fn new(shared: Arc<Shared>, guard: Option<Guard>, listeners: Vec<TcpListener>) -> Arc<Self> {
         let daemon = Self {
             shared,
-            guard: ArcSwapOption::from_pointee(guard),
-            drops: Mutex::default(),
+            guard: guard.map(Arc::new),
             listeners: Mutex::new(listeners.into()),
             under_way: Mutex::new(UnderWay::Nothing),
             successor: Mutex::default(),
@@ -82,7 +78,7 @@ impl Daemon {
 
     /// The guard, if there is one.
     pub(crate) fn guard(&self) -> Option<Arc<Guard>> {
-        self.guard.load_full()
+        self.guard.clone()
     }
 
     /// The process that keeps the guard's registry; none when somebody else's program is at the interface, or no program.
@@ -164,15 +160,10 @@ impl Daemon {
         if guard.status().attached {
             return;
         }
-        match Guard::attach(config, live.verifier.registry()) {
-            Ok(guard) => {
-                self.shared.log.event(
-                    Level::Warn,
-                    "guard",
-                    json!({ "detail": "taken back", "status": guard.status() }),
-                );
-                self.guard.store(Some(Arc::new(guard)));
-                self.log_drops();
+        match guard.take_back(config, live.verifier.registry()) {
+            Ok(()) => {
+                let fields = json!({ "detail": "taken back", "status": guard.status() });
+                self.shared.log.event(Level::Warn, "guard", fields);
             }
             Err(error) => {
                 self.shared.counters.refuse("guard_failed", "not_taken_back");
@@ -182,18 +173,16 @@ impl Daemon {
         }
     }
 
+    /// Logs the guard's sampled drops.
     fn log_drops(&self) {
         let Some(stream) = self.guard().and_then(|guard| guard.log_stream()) else { return };
         let shared = Arc::clone(&self.shared);
-        let task = tokio::spawn(async move {
+        tokio::spawn(async move {
             if let Err(error) = stream.run().await {
                 let detail = format!("sampled drops are not logged: {error}");
                 shared.log.event(Level::Warn, "guard", json!({ "detail": detail }));
             }
         });
-        if let Some(former) = lock(&self.drops).replace(task.abort_handle()) {
-            former.abort();
-        }
     }
 
     /// Tells the guard that the daemon is there, again and again; nothing else that takes time may come between.

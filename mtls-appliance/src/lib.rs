@@ -15,6 +15,7 @@ pub mod identity;
 pub mod ktls;
 mod listeners;
 mod live;
+mod privileges;
 pub mod proxy;
 pub mod registry;
 pub mod telemetry;

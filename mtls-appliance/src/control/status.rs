@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::app::{Live, Phase, Shared};
+use crate::app::{Live, Phase, Shared, privileges};
 use crate::config::OffloadMode;
 use crate::daemon::{Daemon, Drained};
 
@@ -36,6 +36,7 @@ pub(super) fn status(daemon: &Daemon) -> Value {
         "sites": live.routing.status(&live.config.origins),
         "offload": offload(shared, &live),
         "guard": guard(daemon),
+        "privileges": privileges(),
         "registry": {
             "organisations": live.verifier.registry().organisations.len(),
             "files": live.config.registry_files,

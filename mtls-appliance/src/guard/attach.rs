@@ -19,6 +19,7 @@ use super::pins::{Pins, Undo};
 use super::tables::Tables;
 use super::{AttachedMode, DropLog, Guard, GuardError, State, contents, environment, object};
 use crate::config::{self, AttachMode};
+use crate::privileges;
 use crate::registry::Registry;
 
 pub(super) fn attach(config: &config::Guard, registry: &Registry) -> Result<Guard, GuardError> {
@@ -57,6 +58,10 @@ pub(super) fn attach(config: &config::Guard, registry: &Registry) -> Result<Guar
     let filled = tables.fill(contents(config, registry))?;
     // Before the first packet is judged: the daemon is there, if only about to serve.
     tables.beat()?;
+    // Later signs of life and reloads come from a process without privileges.
+    privileges::without(|| tables.beat())
+        .map_err(GuardError::kernel("giving up privileges"))?
+        .map_err(|error| GuardError::PrivilegedMaps(error.to_string()))?;
     if !keep_maps {
         // Nobody reads these maps yet.
         tables.activate(filled)?;
@@ -98,6 +103,7 @@ pub(super) fn attach(config: &config::Guard, registry: &Registry) -> Result<Guar
     if let Err(error) = pins.remove_other_versions() {
         log::warn!(target: "guard", "pins of another version stay in {}: {error}", config.pin_dir.display());
     }
+    let maps = pins.maps()?;
     Ok(Guard {
         interface_index: interface.index,
         mode,
@@ -106,9 +112,29 @@ pub(super) fn attach(config: &config::Guard, registry: &Registry) -> Result<Guar
         verified_instructions,
         taken_over,
         pins,
-        state: Mutex::new(State { config: config.clone(), tables, filled }),
+        state: Mutex::new(State { config: config.clone(), tables, filled, ebpf, maps }),
         log: Mutex::new(Some(log)),
     })
+}
+
+/// Puts a program that was attached before into its place again, through the pinned link: what another process put there
+/// goes, and the pins are those of this guard's maps. Takes no privileges, for every object is open.
+pub(super) fn put_back(state: &mut State, pins: &Pins) -> Result<(), GuardError> {
+    let (link, path) = pins.existing_link().ok_or_else(|| GuardError::Detached { pin: pins.link() })?;
+    let doing = "replacing the program that another process attached";
+    let program = program(&mut state.ebpf)?;
+    let link = XdpLink::try_from(link).map_err(GuardError::kernel(doing))?;
+    let id = program.attach_to_link(link).map_err(GuardError::kernel(doing))?;
+    drop(program.take_link(id));
+    let mut undo = Undo::default();
+    pins.create_folder(&mut undo)?;
+    pins.restore(&state.maps, &mut undo)?;
+    pins.adopt_link(&path)?;
+    undo.commit();
+    if let Err(error) = pins.remove_other_versions() {
+        log::warn!(target: "guard", "pins of another version stay beside {}: {error}", pins.folder().display());
+    }
+    Ok(())
 }
 
 /// Whether this link's program is the one on the interface.

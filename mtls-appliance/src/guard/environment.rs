@@ -7,6 +7,7 @@ use rustix::thread::{CapabilitySet, capabilities};
 
 use super::GuardError;
 use super::netlink::{Interface, interfaces};
+use crate::privileges;
 
 /// `BPF_FS_MAGIC` of linux/magic.h.
 const BPF_FS_MAGIC: i128 = 0xcafe_4a11;
@@ -26,16 +27,10 @@ pub(super) fn check_right_to_read() -> Result<(), GuardError> {
     if missing.is_empty() { Ok(()) } else { Err(GuardError::Privileges { missing }) }
 }
 
-fn missing_capabilities(effective: CapabilitySet) -> Vec<&'static str> {
+fn missing_capabilities(effective: CapabilitySet) -> Vec<String> {
     let admin = effective.contains(CapabilitySet::SYS_ADMIN);
-    [
-        ("CAP_BPF", admin || effective.contains(CapabilitySet::BPF)),
-        ("CAP_NET_ADMIN", effective.contains(CapabilitySet::NET_ADMIN)),
-        ("CAP_PERFMON", admin || effective.contains(CapabilitySet::PERFMON)),
-    ]
-    .into_iter()
-    .filter_map(|(name, held)| (!held).then_some(name))
-    .collect()
+    let implied = if admin { CapabilitySet::BPF | CapabilitySet::PERFMON } else { CapabilitySet::empty() };
+    privileges::names(privileges::GUARD - effective - implied)
 }
 
 /// The interface with this name.
@@ -85,9 +80,9 @@ mod tests {
         assert!(missing_capabilities(all).is_empty());
         assert!(missing_capabilities(CapabilitySet::SYS_ADMIN | CapabilitySet::NET_ADMIN).is_empty());
         assert_eq!(missing_capabilities(CapabilitySet::SYS_ADMIN), ["CAP_NET_ADMIN"]);
-        assert_eq!(missing_capabilities(CapabilitySet::empty()), ["CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON"]);
+        assert_eq!(missing_capabilities(CapabilitySet::empty()), ["CAP_NET_ADMIN", "CAP_PERFMON", "CAP_BPF"]);
         let message = GuardError::Privileges { missing: missing_capabilities(CapabilitySet::NET_ADMIN) }.to_string();
-        assert!(message.contains("needs CAP_BPF and CAP_PERFMON which"), "{message}");
+        assert!(message.contains("needs CAP_PERFMON and CAP_BPF, which"), "{message}");
     }
 
     #[test]

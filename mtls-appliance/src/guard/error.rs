@@ -17,13 +17,13 @@ pub enum GuardError {
     NoProgram,
     /// Capabilities are missing.
     #[error(
-        "the guard needs {} which this process lacks: run it as root, or grant CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON \
-         (systemd: AmbientCapabilities=)",
+        "the guard needs {}, which this process lacks: run it as root, or grant CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON \
+         (systemd: CapabilityBoundingSet=, AmbientCapabilities=)",
         missing.join(" and ")
     )]
     Privileges {
         /// Their names.
-        missing: Vec<&'static str>,
+        missing: Vec<String>,
     },
     /// No such interface.
     #[error(
@@ -48,6 +48,12 @@ pub enum GuardError {
          forbid it, or remove the [guard] table to run without the guard"
     )]
     NoBpf(String),
+    /// The kernel wants privileges for every write to a map, and this process keeps none.
+    #[error(
+        "[guard]: the kernel lets only privileged processes write into BPF maps ({0}), and the appliance keeps no privileges \
+         once it serves: boot Linux 5.19 or later"
+    )]
+    PrivilegedMaps(String),
     /// The pins cannot live where they should.
     #[error("guard.pin_dir = {:?}: {problem}", path.display())]
     PinDir {
@@ -63,6 +69,15 @@ pub enum GuardError {
         interface: String,
         /// What is wrong and how to mend it.
         problem: String,
+    },
+    /// The pin of the link is gone.
+    #[error(
+        "the guard was detached: there is no {}; restart the appliance to attach it again",
+        pin.display()
+    )]
+    Detached {
+        /// Where the link was pinned.
+        pin: PathBuf,
     },
     /// Somebody else is on the interface.
     #[error(

@@ -20,6 +20,8 @@ mod tables;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use aya::Ebpf;
+use aya::maps::MapData;
 use mtls_appliance_common::Reason;
 use mtls_appliance_common::layout::Policy;
 use mtls_appliance_common::pace::Pace;
@@ -56,6 +58,10 @@ struct State {
     config: config::Guard,
     tables: Tables,
     filled: Filled,
+    /// Holds the program, to put it back.
+    ebpf: Ebpf,
+    /// What is pinned, to pin it again.
+    maps: Vec<MapData>,
 }
 
 impl Guard {
@@ -81,6 +87,18 @@ impl Guard {
         state.filled = filled;
         state.config = config.clone();
         Ok(())
+    }
+
+    /// Puts program, registry and pins back into their places, where another process put its own and is gone. The counters go
+    /// on. Takes no privileges.
+    ///
+    /// # Errors
+    /// When the guard was detached meanwhile, or the kernel refuses.
+    pub fn take_back(&self, config: &config::Guard, registry: &Registry) -> Result<(), GuardError> {
+        // The other process may have used the same maps, and then has changed what this one knows of them.
+        self.state().tables.read_slots()?;
+        self.update(config, registry)?;
+        attach::put_back(&mut self.state(), &self.pins)
     }
 
     /// Gives a sign of life: see [`config::Guard::open_after`].

@@ -140,6 +140,28 @@ impl Pins {
         Ok(())
     }
 
+    /// Handles to the pinned maps.
+    pub(super) fn maps(&self) -> Result<Vec<MapData>, GuardError> {
+        let open = |name| MapData::from_pin(self.map(name)).map_err(GuardError::kernel("opening a pinned map"));
+        PINNED_MAPS.into_iter().map(open).collect()
+    }
+
+    /// Pins these maps, in the order of [`PINNED_MAPS`], unless they are pinned.
+    pub(super) fn restore(&self, maps: &[MapData], undo: &mut Undo) -> Result<(), GuardError> {
+        let doing = "pinning a map again";
+        for (name, map) in PINNED_MAPS.iter().zip(maps) {
+            let id = map.info().map_err(GuardError::kernel(doing))?.id();
+            if MapInfo::from_pin(self.map(name)).is_ok_and(|pinned| pinned.id() == id) {
+                continue;
+            }
+            let staged = self.map(&format!("{STAGED}{name}"));
+            map.pin(&staged).map_err(GuardError::kernel(doing))?;
+            undo.files.push(staged.clone());
+            std::fs::rename(&staged, self.map(name)).map_err(|error| self.refused(&error))?;
+        }
+        Ok(())
+    }
+
     /// The pinned link: this version's, else that of another version of the layout.
     pub(super) fn existing_link(&self) -> Option<(FdLink, PathBuf)> {
         std::iter::once(self.folder.clone())

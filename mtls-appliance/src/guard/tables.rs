@@ -96,16 +96,22 @@ impl Tables {
     }
 
     fn with_slots(mut self) -> Result<Tables, GuardError> {
-        let tables = &mut self;
+        self.read_slots()?;
+        Ok(self)
+    }
+
+    /// Reads which organisation has which slot, as the last one to fill the maps left it.
+    pub(super) fn read_slots(&mut self) -> Result<(), GuardError> {
+        self.slots.clear();
         for index in 0..MAX_ORGANISATIONS {
-            let words = tables.slot_map.get(&index, 0).map_err(GuardError::kernel("reading the organisations"))?;
+            let words = self.slot_map.get(&index, 0).map_err(GuardError::kernel("reading the organisations"))?;
             let slot = OrganisationSlot::from_words(words);
             if slot.generation == 0 {
                 break;
             }
-            tables.slots.push(slot);
+            self.slots.push(slot);
         }
-        Ok(self)
+        Ok(())
     }
 
     /// The generation that packets are judged by.

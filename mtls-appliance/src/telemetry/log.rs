@@ -16,6 +16,7 @@ use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 
 use super::Counters;
+use crate::privileges;
 
 /// Lines that may wait for the writer.
 const QUEUE: usize = 16_384;
@@ -63,7 +64,7 @@ impl std::fmt::Debug for Log {
 }
 
 impl Log {
-    /// Starts the writer thread on `file` (appending), or on standard output.
+    /// Starts the writer thread on `file` (appending), or on standard output. It gives up its privileges before this returns.
     ///
     /// # Errors
     /// The file cannot be opened, or no thread can be started.
@@ -73,7 +74,13 @@ impl Log {
             None => Box::new(io::stdout()),
         };
         let (queue, lines) = sync_channel(QUEUE);
-        let writer = std::thread::Builder::new().name("log".into()).spawn(move || write_lines(sink, &lines))?;
+        let (settled, settles) = sync_channel(1);
+        let writer = std::thread::Builder::new().name("log".into()).spawn(move || {
+            // Whoever starts it waits for this.
+            let _ = settled.send(privileges::give_up());
+            write_lines(sink, &lines);
+        })?;
+        settles.recv().map_err(io::Error::other)??;
         Ok((Self { queue, counters }, writer))
     }
 

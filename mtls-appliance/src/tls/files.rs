@@ -214,7 +214,9 @@ pub fn load_authorities(key: &str, paths: &[PathBuf], now: SystemTime) -> Result
 fn read(setting: Setting<'_>, limit: u64) -> Result<(Zeroizing<Vec<u8>>, u32), Mistakes> {
     let unreadable = |error: std::io::Error| {
         let remedy = match error.kind() {
-            std::io::ErrorKind::PermissionDenied => "let the appliance's user read the file",
+            std::io::ErrorKind::PermissionDenied => {
+                "let the appliance's user read the file, which root too needs: its power to read any file is given up"
+            }
             _ => "check the path",
         };
         setting.mistake(format!("cannot be read: {error}"), remedy)

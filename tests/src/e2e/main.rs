@@ -29,6 +29,7 @@ mod origin_pool;
 mod origin_tls;
 mod other_stacks;
 mod pace;
+mod privileges;
 mod records;
 mod refusals;
 mod reload;
@@ -48,7 +49,9 @@ use libtest_mimic::Arguments;
 use mtls_appliance_tests::harness;
 
 fn main() -> ExitCode {
-    if let Some(code) = harness::run_as_origin().or_else(harness::run_as_service_manager) {
+    if let Some(code) =
+        harness::run_as_origin().or_else(harness::run_as_service_manager).or_else(harness::run_with_capabilities)
+    {
         return code;
     }
     let modules = [
@@ -81,6 +84,7 @@ fn main() -> ExitCode {
         configuration::CASES,
         guard::CASES,
         guard_commands::CASES,
+        privileges::CASES,
         load::CASES,
         differential::CASES,
         soak::CASES,

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::lab::{appliance_binary, tool};
 use super::names::{counter, event};
-use super::{Deadline, Finished, Lab, Passed, Place, Process, Settings, activation, wait_until};
+use super::{Deadline, Finished, Granted, Lab, Passed, Place, Process, Settings, activation, wait_until};
 
 /// How long a start, a status or an expected log line may take; generous for emulated machines.
 const PATIENCE: u64 = 20;
@@ -24,6 +24,7 @@ pub struct Appliance {
     configuration: PathBuf,
     place: Place,
     address: SocketAddr,
+    granted: Option<Granted>,
 }
 
 impl Appliance {
@@ -62,11 +63,44 @@ impl Appliance {
         let configuration = lab.path(&format!("{name}.toml"));
         settings.write(&configuration)?;
         let address = settings.listener()?;
-        let mut process = Self::launch_run(lab, place, &configuration, environment)?;
+        let mut process = Self::launch_run(lab, place, &configuration, environment, None)?;
         process.keep_transcript(configuration.with_extension("transcript"));
-        let mut appliance = Self { process, configuration, place: place.clone(), address };
+        let mut appliance = Self { process, configuration, place: place.clone(), address, granted: None };
         appliance.wait_ready()?;
         Ok(appliance)
+    }
+
+    /// Starts one with these privileges and no others; what takes its place or its name later has them too.
+    ///
+    /// # Errors
+    /// As for [`Self::start`].
+    pub fn start_granted(lab: &Lab, place: &Place, settings: &Settings, granted: Granted) -> anyhow::Result<Self> {
+        let configuration = lab.path("appliance.toml");
+        settings.write(&configuration)?;
+        let (address, granted) = (settings.listener()?, Some(granted));
+        let process = Self::launch_run(lab, place, &configuration, &[], granted)?;
+        let mut appliance = Self { process, configuration, place: place.clone(), address, granted };
+        appliance.wait_ready()?;
+        Ok(appliance)
+    }
+
+    /// Runs it to its end with these privileges and no others.
+    ///
+    /// # Errors
+    /// When it does not end in time.
+    pub fn run_granted(
+        lab: &Lab,
+        place: &Place,
+        command: &str,
+        settings: &Settings,
+        granted: Granted,
+    ) -> anyhow::Result<Finished> {
+        let configuration = lab.path("candidate.toml");
+        settings.write(&configuration)?;
+        let mut invocation = Command::new(appliance_binary()?);
+        invocation.args(command.split(' ')).arg("--config").arg(&configuration);
+        let name = format!("mtls-appliance {command} with {:?}", granted.capabilities);
+        Process::start(&name, place, &mut granted.command(&invocation)?)?.wait(Deadline::seconds(PATIENCE))
     }
 
     /// Starts another one with the same configuration to take this one's place, and waits until it serves.
@@ -76,9 +110,9 @@ impl Appliance {
     pub fn successor(&self, lab: &Lab) -> anyhow::Result<Self> {
         let mut command = Command::new(appliance_binary()?);
         command.args(["run", "--take-over", "--config"]).arg(&self.configuration);
-        let process = Self::launch(lab, &self.place, &mut command)?;
+        let process = Self::launch(lab, &self.place, &mut command, self.granted)?;
         let (configuration, place) = (self.configuration.clone(), self.place.clone());
-        let mut successor = Self { process, configuration, place, address: self.address };
+        let mut successor = Self { process, configuration, place, address: self.address, granted: self.granted };
         successor.wait_ready()?;
         Ok(successor)
     }
@@ -92,8 +126,8 @@ impl Appliance {
         settings.write(&configuration)?;
         let mut command = Command::new(appliance_binary()?);
         command.args(["run", "--take-over", "--config"]).arg(&configuration);
-        let process = Self::launch(lab, place, &mut command)?;
-        Ok(Self { process, configuration, place: place.clone(), address: settings.listener()? })
+        let process = Self::launch(lab, place, &mut command, None)?;
+        Ok(Self { process, configuration, place: place.clone(), address: settings.listener()?, granted: None })
     }
 
     /// Starts one with `first` and these sockets passed to it as a service manager does, and does not wait.
@@ -113,7 +147,7 @@ impl Appliance {
         command.arg("run").args(arguments).arg("--config").arg(&configuration);
         let mut process = activation::start("mtls-appliance", &Place::Here, &command, first, others)?;
         process.keep_transcript(lab.path("appliance.transcript"));
-        Ok(Self { process, configuration, place: Place::Here, address: settings.listener()? })
+        Ok(Self { process, configuration, place: Place::Here, address: settings.listener()?, granted: None })
     }
 
     /// Runs `mtls-appliance <command> --config F` with these settings to its end: for settings that must be refused.
@@ -195,7 +229,7 @@ impl Appliance {
     /// # Errors
     /// As for [`Self::start`].
     pub fn restart(&mut self, lab: &Lab) -> anyhow::Result<()> {
-        self.process = Self::launch_run(lab, &self.place, &self.configuration, &[])?;
+        self.process = Self::launch_run(lab, &self.place, &self.configuration, &[], self.granted)?;
         self.wait_ready()
     }
 
@@ -337,14 +371,18 @@ impl Appliance {
         place: &Place,
         configuration: &Path,
         environment: &[(&str, &str)],
+        granted: Option<Granted>,
     ) -> anyhow::Result<Process> {
         let mut command = Command::new(appliance_binary()?);
         command.arg("run").arg("--config").arg(configuration).envs(environment.iter().copied());
-        Self::launch(lab, place, &mut command)
+        Self::launch(lab, place, &mut command, granted)
     }
 
-    fn launch(lab: &Lab, place: &Place, command: &mut Command) -> anyhow::Result<Process> {
-        let mut process = Process::start("mtls-appliance", place, command)?;
+    fn launch(lab: &Lab, place: &Place, command: &mut Command, granted: Option<Granted>) -> anyhow::Result<Process> {
+        let mut process = match granted {
+            Some(granted) => Process::start("mtls-appliance", place, &mut granted.command(command)?)?,
+            None => Process::start("mtls-appliance", place, command)?,
+        };
         process.keep_transcript(lab.path("appliance.transcript"));
         Ok(process)
     }

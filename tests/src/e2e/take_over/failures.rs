@@ -20,6 +20,7 @@ cases!("take_over":
     a_port_in_use_changes_nothing,
     a_process_killed_when_it_was_ready_changes_nothing_under_load,
     a_process_killed_when_it_had_the_guard_gives_it_back,
+    one_with_other_maps_gives_it_back_too,
     a_process_that_stops_talking_at_any_step_changes_nothing,
     one_process_at_a_time_may_take_over,
     a_stop_during_a_take_over_is_a_stop,
@@ -94,6 +95,43 @@ fn a_process_killed_when_it_was_ready_changes_nothing_under_load(lab: &Lab) -> a
 }
 
 fn a_process_killed_when_it_had_the_guard_gives_it_back(lab: &Lab) -> anyhow::Result<()> {
+    gives_back(lab, |_| Ok(()))?;
+    Ok(())
+}
+
+fn one_with_other_maps_gives_it_back_too(lab: &Lab) -> anyhow::Result<()> {
+    // As a version would that keeps its maps otherwise: the link in a folder of its own, what it replaced removed.
+    let pins = lab.path("bpf/guard");
+    let other = pins.join("v9999");
+    let own = || -> anyhow::Result<_> {
+        let mut folders =
+            std::fs::read_dir(&pins)?.map(|entry| Ok(entry?.path())).collect::<anyhow::Result<Vec<_>>>()?;
+        ensure!(folders.len() == 1, "{folders:?}");
+        folders.pop().context("no pins")
+    };
+    let mut former = None;
+    let all = gives_back(lab, |_| {
+        let folder = own()?;
+        std::fs::rename(&folder, &other)?;
+        std::fs::remove_file(other.join(Net::FRONT).join("GUARD_V4_0"))?;
+        former = Some(folder);
+        Ok(())
+    })?;
+    let former = former.context("nothing was moved")?;
+    ensure!(own()? == former, "not the pins from before: {:?}", own()?);
+    // They are of use: the next one goes on with the counters.
+    let Guarded { net, mut appliance, origin: _origin, _bpf } = all;
+    let before = appliance.guard_packets(UNREGISTERED_SOURCE)?;
+    appliance.process().signal(Signal::KILL)?;
+    appliance.process().wait(Deadline::seconds(10))?;
+    ensure!(attached(&net)?);
+    appliance.restart(lab)?;
+    ensure!(appliance.guard_packets(UNREGISTERED_SOURCE)? >= before);
+    answers(lab, &net, Net::REGISTERED)
+}
+
+/// Kills a process when it has the guard and before it serves; `meanwhile` happens before. What is left, as it must be.
+fn gives_back(lab: &Lab, meanwhile: impl FnOnce(&Net) -> anyhow::Result<()>) -> anyhow::Result<Guarded> {
     let Guarded { net, appliance: mut old, origin, _bpf } = guarded(lab, "auto")?;
     ensure!(!connects(&net, Net::UNREGISTERED)?);
     let before = old.wait_guard_packets(UNREGISTERED_SOURCE, 1)?;
@@ -111,6 +149,7 @@ fn a_process_killed_when_it_had_the_guard_gives_it_back(lab: &Lab) -> anyhow::Re
     ensure!(connects(&net, Net::UNREGISTERED)?, "the new process has not taken the guard");
     // For the old process the new one is who stands between: this one.
     ensure!(old.status()?["guard"]["held_by"] == std::process::id(), "{}", old.status()?["guard"]);
+    meanwhile(&net)?;
     new.process().signal(Signal::KILL)?;
     old.wait_event("guard", |line| line["detail"] == "taken back")?;
     ensure!(attached(&net)?, "{}", net.front_link()?);
@@ -120,7 +159,9 @@ fn a_process_killed_when_it_had_the_guard_gives_it_back(lab: &Lab) -> anyhow::Re
     ensure!(after > before, "{before} before, {after} after");
     let status = old.status()?;
     ensure!(status["guard"]["held_by"] == old.pid() && status["guard"]["status"]["attached"] == true, "{status}");
-    old.must_be_alive()
+    ensure!(status["privileges"] == "none", "{status}");
+    old.must_be_alive()?;
+    Ok(Guarded { net, appliance: old, origin, _bpf })
 }
 
 fn a_process_that_stops_talking_at_any_step_changes_nothing(lab: &Lab) -> anyhow::Result<()> {
