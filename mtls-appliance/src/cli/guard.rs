@@ -1,13 +1,18 @@
 //! `mtls-appliance guard`: the guard at the interface, with or without a daemon.
 
-use std::path::Path;
+mod packet;
+mod show;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
+use serde_json::json;
 
 use super::WithConfig;
 use crate::app::{Failure, guard_failure};
 use crate::config::{self, Config};
-use crate::guard::{Guard, GuardStatus, PinnedGuard};
+use crate::guard::{Guard, PinnedGuard};
 use crate::{control, registry};
 
 #[derive(Debug, Subcommand)]
@@ -19,12 +24,69 @@ pub(super) enum Command {
     Attach(WithConfig),
     /// Detach the guard from its interface and remove its pins: the guarded ports are open to everybody afterwards.
     Detach(WithConfig),
+    /// Show the guard at the interface as its pins show it, with or without an appliance that runs; changes nothing.
+    Status {
+        #[command(flatten)]
+        config: WithConfig,
+        /// Print JSON: the same as under `guard` in `mtls-appliance status --json`.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Ask what the guard at the interface would do about a packet now; nothing is counted or charged. Exit code 0 whatever
+    /// the answer.
+    Test {
+        #[command(flatten)]
+        config: WithConfig,
+        #[command(flatten)]
+        packet: Packet,
+        /// Print JSON, an object for each packet.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// One packet, or several.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = true)]
+pub(super) struct Packet {
+    /// A TCP segment from there; --to says where it goes.
+    #[arg(long, value_name = "ADDRESS[:PORT]", requires = "to")]
+    from: Option<packet::From>,
+    /// Where the segment goes.
+    #[arg(long, value_name = "ADDRESS:PORT", requires = "from")]
+    to: Option<SocketAddr>,
+    /// The segment opens a connection; it does unless --ack is given.
+    #[arg(long, conflicts_with = "ack", requires = "from")]
+    syn: bool,
+    /// The segment belongs to an open connection.
+    #[arg(long, requires = "from")]
+    ack: bool,
+    /// An Ethernet frame in hex digits; `@FILE`: the bytes of that file.
+    #[arg(long, value_name = "HEX|@FILE", conflicts_with_all = ["from", "to", "pcap"])]
+    packet: Option<String>,
+    /// Every packet of a capture file (pcap, of an Ethernet interface, at most 64 MiB).
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["from", "to"])]
+    pcap: Option<PathBuf>,
+}
+
+impl Packet {
+    fn frames(&self) -> Result<Vec<Vec<u8>>, String> {
+        let flags = if self.ack { packet::Flags::Ack } else { packet::Flags::Syn };
+        match (&self.packet, &self.pcap, self.from, self.to) {
+            (Some(typed), ..) => packet::typed(typed).map(|frame| vec![frame]),
+            (_, Some(file), ..) => packet::captured(file),
+            (_, _, Some(from), Some(to)) => packet::tcp(from, to, flags).map(|frame| vec![frame]),
+            _ => Err("no packet: give --from and --to, --packet or --pcap".to_owned()),
+        }
+    }
 }
 
 pub(super) fn main(command: &Command) -> Result<(), Failure> {
     match command {
         Command::Attach(arguments) => attach(&arguments.config),
         Command::Detach(arguments) => detach(&arguments.config),
+        Command::Status { config, json } => status(&config.config, *json),
+        Command::Test { config, packet, json } => test(&config.config, packet, *json),
     }
 }
 
@@ -63,7 +125,7 @@ fn attach(path: &Path) -> Result<(), Failure> {
     let status = guard.status();
     let done = if status.taken_over == Some(true) { "the attached guard was brought up to date" } else { "attached" };
     println!("{interface}: {done}; it stays when this command ends");
-    print!("{}", table(&status));
+    print!("{}", show::status(&status));
     Ok(())
 }
 
@@ -87,44 +149,35 @@ fn detach(path: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A guard for people: a line a fact.
-fn table(status: &GuardStatus) -> String {
-    let mut lines = String::new();
-    let mut line = |name: &str, value: String| lines.push_str(&format!("  {name:<12} {value}\n"));
-    let why = status.why.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
-    line("attached", format!("{} mode{why}, program {}", status.attached_as, status.program_id));
-    let open = if status.open { ", and open: the daemon has been silent for too long" } else { "" };
-    line("mode", format!("{}{open}", status.mode));
-    let (ports, addresses) = (list(&status.ports), list(&status.addresses));
-    let anywhere = if addresses.is_empty() { "of every address".to_owned() } else { format!("of {addresses}") };
-    line("guards", format!("TCP to port {ports} {anywhere}"));
-    line("generation", status.generation.to_string());
-    line("prefixes", format!("{} IPv4, {} IPv6", status.ipv4_prefixes, status.ipv6_prefixes));
-    if !status.management.is_empty() {
-        line("management", list(&status.management));
+fn status(path: &Path, as_json: bool) -> Result<(), Failure> {
+    let (config, guard) = load(path)?;
+    let pinned = PinnedGuard::open(&guard).map_err(guard_failure)?;
+    let (status, counters) = (pinned.status().map_err(guard_failure)?, pinned.counters().map_err(guard_failure)?);
+    // Who holds it is worth knowing, and nothing that this command depends on.
+    let holder = holder(&config, &guard).ok().flatten();
+    if as_json {
+        println!("{}", json!({ "held_by": holder, "status": status, "counters": counters }));
+        return Ok(());
     }
-    if !status.pass.is_empty() {
-        line("passes", format!("{} (guard.pass)", list(&status.pass)));
-    }
-    for (name, budget) in [("source", status.source_budget), ("organisation", status.organisation_budget)] {
-        if let Some(budget) = budget {
-            let text = format!("{} SYNs/s of one {name}, {} at once", budget.per_second, budget.burst);
-            line("budget", text);
-        }
-    }
-    line(
-        "last sign",
-        match status.open_after_s {
-            Some(limit) => format!("of the daemon {} s ago; drops nothing after {limit} s", status.silent_s),
-            None => format!("of the daemon {} s ago; drops go on without it", status.silent_s),
-        },
-    );
-    line("pins", status.pin_folder.display().to_string());
-    lines
+    let held = holder.map_or("by no appliance that runs".to_owned(), |process| format!("by process {process}"));
+    println!("{}: guarded, held {held}", status.interface);
+    print!("{}{}", show::status(&status), show::counters(&counters));
+    Ok(())
 }
 
-fn list(items: &[impl ToString]) -> String {
-    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+fn test(path: &Path, packet: &Packet, as_json: bool) -> Result<(), Failure> {
+    let frames = packet.frames().map_err(Failure::Configuration)?;
+    let (_, guard) = load(path)?;
+    let pinned = PinnedGuard::open(&guard).map_err(guard_failure)?;
+    for (number, frame) in frames.iter().enumerate() {
+        let verdict = pinned.judge(frame).map_err(guard_failure)?;
+        match (as_json, frames.len()) {
+            (true, _) => println!("{}", json!(verdict)),
+            (false, 1) => print!("{}", show::verdict(&verdict)),
+            (false, _) => println!("{:>6}  {}", number + 1, show::verdict_line(&verdict)),
+        }
+    }
+    Ok(())
 }
 
 /// What the guard warns of is said by a command on standard error; it has no log.

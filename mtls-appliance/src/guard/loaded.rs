@@ -8,8 +8,9 @@ use aya::{Ebpf, EbpfLoader};
 use mtls_appliance_common::layout::PROGRAM;
 
 use super::error::chain;
+use super::pinned::verdict;
 use super::tables::Tables;
-use super::{DropLog, GuardCounters, GuardError, contents, environment, object};
+use super::{DropLog, GuardCounters, GuardError, Verdict, contents, environment, object};
 use crate::config;
 use crate::registry::Registry;
 
@@ -67,6 +68,14 @@ impl LoadedGuard {
             .test_run(TestRunOptions { data_in: Some(packet), repeat, ..TestRunOptions::default() })
             .map_err(GuardError::kernel("running the program over a packet"))?;
         Ok((result.return_value, result.duration))
+    }
+
+    /// As [`super::PinnedGuard::judge`].
+    ///
+    /// # Errors
+    /// When the kernel does not let the maps be read.
+    pub fn judge(&self, packet: &[u8]) -> Result<Verdict, GuardError> {
+        verdict(&self.tables(), packet)
     }
 
     /// As [`super::Guard::counters`].

@@ -3,7 +3,6 @@
 //! Nothing here changes a map. What would become of a packet is the program's own verdict over the live maps.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
 
 use aya::programs::loaded_programs;
 use mtls_appliance_common::layout::{MANAGEMENT, Policy};
@@ -138,30 +137,30 @@ impl PinnedGuard {
     /// # Errors
     /// When the kernel does not let the maps be read.
     pub fn judge(&self, frame: &[u8]) -> Result<Verdict, GuardError> {
-        let judged = self.tables.judge(frame)?;
-        let judgement = judged.judgement;
-        let segment = judgement.segment;
-        let organisation = judgement.organisation.filter(|slot| *slot != MANAGEMENT);
-        let address = |address: mtls_appliance_common::Address| Some(address.ip()).filter(|ip| !ip.is_unspecified());
-        Ok(Verdict {
-            action: judgement.action.name(),
-            reason: judgement.reason().name(),
-            organisation: organisation.and_then(|slot| self.tables.organisation(slot)).map(str::to_owned),
-            charges: Charges {
-                source: judgement.charge.source.is_some(),
-                organisation: judgement.charge.organisation.is_some(),
-            },
-            source: address(segment.source),
-            source_port: judgement.is_read.then_some(segment.source_port),
-            destination: address(segment.destination),
-            destination_port: judgement.is_read.then_some(segment.destination_port),
-            mode: status::mode(judged.policy),
-            generation: judged.generation.0,
-        })
+        verdict(&self.tables, frame)
     }
+}
 
-    /// The pin of the link.
-    pub fn link_pin(&self) -> PathBuf {
-        self.pins.link()
-    }
+/// What would become of a packet by what is in these maps.
+pub(super) fn verdict(tables: &Tables, frame: &[u8]) -> Result<Verdict, GuardError> {
+    let judged = tables.judge(frame)?;
+    let judgement = judged.judgement;
+    let segment = judgement.segment;
+    let organisation = judgement.organisation.filter(|slot| *slot != MANAGEMENT);
+    let address = |address: mtls_appliance_common::Address| Some(address.ip()).filter(|ip| !ip.is_unspecified());
+    Ok(Verdict {
+        action: judgement.action.name(),
+        reason: judgement.reason().name(),
+        organisation: organisation.and_then(|slot| tables.organisation(slot)).map(str::to_owned),
+        charges: Charges {
+            source: judgement.charge.source.is_some(),
+            organisation: judgement.charge.organisation.is_some(),
+        },
+        source: address(segment.source),
+        source_port: judgement.is_read.then_some(segment.source_port),
+        destination: address(segment.destination),
+        destination_port: judgement.is_read.then_some(segment.destination_port),
+        mode: status::mode(judged.policy),
+        generation: judged.generation.0,
+    })
 }

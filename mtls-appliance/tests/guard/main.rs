@@ -302,12 +302,15 @@ fn compare(
     let mut before = guard.counters().unwrap();
     for frame in frames {
         let judgement = judge(&Frame(&frame), &Pure { config, registry });
+        let asked = guard.judge(&frame).unwrap();
         let Judgement { action, organisation, .. } = judgement;
         let reason = judgement.reason();
         let (returned, _) = guard.run(&frame, 1).unwrap();
         let after = guard.counters().unwrap();
         let counted = counted(&before, &after);
         let organisation = organisation.map(|at| registry.organisations[at as usize].codes[0].clone());
+        assert_eq!((asked.action, asked.reason), (action.name(), counted.0), "{frame:02x?}");
+        assert_eq!(asked.organisation, counted.1, "{frame:02x?}");
         assert_eq!(counted, (reason.name(), organisation), "{frame:02x?}");
         let (expected, row) = match action {
             Action::Drop => (1, (0, 1, 0)),
@@ -390,7 +393,18 @@ fn budgets_bound_new_connections_by_source_and_by_organisation() {
         segment[13] = flags;
         ethernet(0x0800, &ipv4(source, 0, 0, 6, &segment))
     };
-    let passed = |frame: &[u8]| (0..10).filter(|_| guard.run(frame, 1).unwrap().0 == 2).count();
+    // What would become of a packet is said before, and is the same as long as the clock does not come in between.
+    let surprises = std::cell::Cell::new(0);
+    let passed = |frame: &[u8]| {
+        let once = || {
+            let asked = guard.judge(frame).unwrap();
+            assert_eq!(guard.judge(frame).unwrap().charges, asked.charges, "asking charges");
+            let passed = guard.run(frame, 1).unwrap().0 == 2;
+            surprises.set(surprises.get() + usize::from(passed != (asked.action != "dropped")));
+            passed
+        };
+        (0..10).filter(|_| once()).count()
+    };
     let begun = std::time::Instant::now();
     let (first, second) = (passed(&syn([198, 51, 100, 1])), passed(&syn([198, 51, 100, 2])));
     let third = passed(&syn([198, 51, 100, 3]));
@@ -399,6 +413,11 @@ fn budgets_bound_new_connections_by_source_and_by_organisation() {
     assert!((2..=2 + 3 * again).contains(&third), "the organisation's budget has {third} left");
     assert_eq!(passed(&with_flags([198, 51, 100, 1], 0x10)), 10, "live connections are not touched");
     assert_eq!(passed(&syn([203, 0, 113, 200])).min(5), 5, "another organisation has its own");
+    assert!(surprises.get() <= again, "{} of 50 packets were not what was said", surprises.get());
+    let asked = guard.judge(&with_flags([203, 0, 113, 201], 0x02)).unwrap();
+    assert_eq!((asked.charges.source, asked.reason), (true, "registered"));
+    let asked = guard.judge(&with_flags([203, 0, 113, 201], 0x10)).unwrap();
+    assert!(!asked.charges.source && !asked.charges.organisation);
     // One /64 is one source.
     let v6 = |source: &str| ethernet(0x86dd, &ipv6(source.parse().unwrap(), &[], 6, &tcp(443)));
     let of_64 = [v6("2001:db8:b::7")].iter().map(|frame| passed(frame)).sum::<usize>();

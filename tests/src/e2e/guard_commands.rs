@@ -9,9 +9,10 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use mtls_appliance_tests::harness::names::{EXIT_CONFIGURATION, EXIT_ENVIRONMENT};
 use mtls_appliance_tests::harness::{
-    Appliance, BpfFs, Deadline, Feature, Finished, Lab, Net, Origin, OriginKind, Settings, wait_until,
+    Appliance, BpfFs, Deadline, Feature, Finished, Lab, Net, Origin, OriginKind, Place, Settings, wait_until,
 };
 use rustix::process::Signal;
+use serde_json::Value;
 
 use crate::case::cases;
 use crate::guard::{Guarded, answers, at, attached, connects, guarded, settings};
@@ -21,6 +22,10 @@ cases!("guard_commands":
     attaching_again_brings_the_guard_up_to_date,
     attaching_beside_an_appliance_changes_nothing_or_is_refused,
     attached_alone_it_opens_when_it_should,
+    status_is_the_same_with_and_without_the_appliance,
+    what_the_guard_would_do_is_what_it_does,
+    packets_are_typed_or_taken_from_a_capture,
+    without_a_guard_the_way_out_is_named,
 );
 
 /// A guard that can be attached, and nothing that runs yet.
@@ -158,4 +163,213 @@ fn attached_alone_it_opens_when_it_should(lab: &Lab) -> anyhow::Result<()> {
         Ok((knock(&bare.net, Net::UNREGISTERED, SHORT)? == Some(ErrorKind::ConnectionRefused)).then_some(()))
     })
     .context("no appliance came")
+}
+
+/// What a command says about the running guard, as JSON.
+fn ask(lab: &Lab, net: &Net, command: &str) -> anyhow::Result<Value> {
+    let finished =
+        Appliance::run_with_file(&net.appliance, &format!("guard {command} --json"), &lab.path("appliance.toml"))?;
+    ensure!(finished.status.success(), "{}", finished.output());
+    serde_json::from_str(&finished.stdout).with_context(|| finished.output())
+}
+
+fn status_is_the_same_with_and_without_the_appliance(lab: &Lab) -> anyhow::Result<()> {
+    let Guarded { net, mut appliance, origin: _origin, _bpf } = guarded(lab, "auto")?;
+    let file = lab.path("appliance.toml");
+    Settings::parse(&std::fs::read_to_string(&file)?)?
+        .set("guard.open_after", "3s")
+        .set("guard.syns_per_source", 100)
+        .set("guard.syn_burst_per_organisation", 700)
+        .set("guard.syns_per_organisation", 50)
+        .set("guard.addresses", vec![Net::REGISTERED_V6, Net::UNREGISTERED, Net::REGISTERED])
+        .set("guard.management", vec!["10.99.0.0/16", "fd99::/32"])
+        .set("guard.pass", vec!["short_tcp"])
+        .write(&file)?;
+    let line = appliance.reload()?;
+    ensure!(line["outcome"] == "ok", "{line}");
+    ensure!(!connects(&net, Net::UNREGISTERED)? && connects(&net, Net::REGISTERED)?);
+
+    let (told, seen) = (appliance.status()?["guard"].clone(), ask(lab, &net, "status")?);
+    ensure!(seen["held_by"] == appliance.pid() && seen["held_by"] == told["held_by"], "{seen}");
+    let told = told["status"].as_object().context("no status")?.clone();
+    for (key, value) in &told {
+        let seen = &seen["status"][key];
+        let same = match key.as_str() {
+            // Only who attached it knows.
+            "why" | "taken_over" => seen.is_null(),
+            // In any order; sets of prefixes.
+            "addresses" | "management" => seen.as_array().map(Vec::len) == value.as_array().map(Vec::len),
+            "silent_s" => seen.as_u64() < Some(3),
+            _ => seen == value,
+        };
+        ensure!(same, "{key}: {value} says the appliance, {seen} the pins");
+    }
+    let addresses = seen["status"]["addresses"].to_string();
+    ensure!(addresses.contains(Net::REGISTERED_V6) && addresses.contains(Net::UNREGISTERED), "{addresses}");
+    ensure!(seen["status"]["source_budget"]["per_second"] == 100, "{seen}");
+    ensure!(seen["status"]["organisation_budget"]["burst"] == 700, "{seen}");
+    ensure!(seen["status"]["management"].to_string().contains("fd99::/32"), "{seen}");
+
+    appliance.process().signal(Signal::KILL)?;
+    appliance.process().wait(Deadline::seconds(10))?;
+    let open = wait_until("the guard to say that it is open", Deadline::seconds(10), || {
+        let seen = ask(lab, &net, "status")?;
+        Ok((seen["status"]["open"] == true).then_some(seen))
+    })?;
+    ensure!(open["held_by"].is_null() && open["status"]["silent_s"].as_u64() >= Some(3), "{open}");
+    ensure!(open["status"]["program_id"] == told["program_id"] && open["status"]["mode"] == "enforce", "{open}");
+    let reasons = open["counters"]["reasons"].as_array().context("no counters")?;
+    let dropped = reasons.iter().find(|count| count["reason"] == "unregistered_source").map(|count| &count["dropped"]);
+    ensure!(dropped.and_then(Value::as_u64) > Some(0), "{reasons:?}");
+    let table = Appliance::run_with_file(&net.appliance, "guard status", &file)?;
+    for part in
+        ["no appliance", "open: the daemon", "100 SYNs/s", "unregistered_source", "short_tcp", "by organisation"]
+    {
+        ensure!(table.stdout.contains(part), "no {part:?}: {}", table.output());
+    }
+    Ok(())
+}
+
+fn what_the_guard_would_do_is_what_it_does(lab: &Lab) -> anyhow::Result<()> {
+    let Guarded { net, mut appliance, origin: _origin, _bpf } = guarded(lab, "auto")?;
+    let asked = |from: &str, to: &str, more: &str| ask(lab, &net, &format!("test --from {from} --to {to}{more}"));
+    let v6 = |ip: &str| format!("[{ip}]:{}", Net::PORT);
+    for (from, to, ip, action, reason) in [
+        ("10.77.3.2", at(Net::UNREGISTERED)?.to_string(), Net::UNREGISTERED, "dropped", "unregistered_source"),
+        ("10.77.2.2:50000", at(Net::REGISTERED)?.to_string(), Net::REGISTERED, "passed", "registered"),
+        ("fd77:3::2", v6(Net::UNREGISTERED_V6), Net::UNREGISTERED_V6, "dropped", "unregistered_source"),
+        ("[fd77:2::2]:50000", v6(Net::REGISTERED_V6), Net::REGISTERED_V6, "passed", "registered"),
+    ] {
+        let before = appliance.guard_packets("unregistered_source")?;
+        let verdict = asked(from, &to, "")?;
+        ensure!(verdict["action"] == action && verdict["reason"] == reason, "{from}: {verdict}");
+        ensure!(verdict["organisation"].is_string() == (action == "passed"), "{verdict}");
+        ensure!(
+            verdict["source"] == from.trim_start_matches('[').split("]:").next().unwrap_or_default()
+                || verdict["source_port"] == 50000,
+            "{verdict}"
+        );
+        ensure!(appliance.guard_packets("unregistered_source")? == before, "the question was counted");
+        ensure!(connects(&net, ip)? == (action == "passed"), "{verdict}");
+    }
+    let other = asked("10.77.3.2", &format!("{}:22", Net::UNREGISTERED), "")?;
+    ensure!(other["action"] == "passed" && other["reason"] == "not_guarded", "{other}");
+
+    // What an answer depends on: the policy in force, and whether a segment opens a connection.
+    let file = lab.path("appliance.toml");
+    Settings::parse(&std::fs::read_to_string(&file)?)?
+        .set("guard.mode", "observe")
+        .set("guard.syns_per_source", 1)
+        .set("guard.syn_burst_per_source", 1)
+        .write(&file)?;
+    ensure!(appliance.reload()?["outcome"] == "ok");
+    let to = at(Net::REGISTERED)?.to_string();
+    let first = asked("10.77.2.2", &to, " --syn")?;
+    ensure!(first["charges"]["source"] == true && first["charges"]["organisation"] == false, "{first}");
+    ensure!(asked("10.77.2.2", &to, " --ack")?["charges"]["source"] == false);
+    ensure!(first["mode"] == "observe" && first["generation"].as_u64() > other["generation"].as_u64(), "{first}");
+    // One after the other, until one comes within the second of another.
+    let over = wait_until("a SYN over budget", Deadline::seconds(20), || {
+        let _ = connects(&net, Net::REGISTERED)?;
+        let verdict = asked("10.77.2.2", &to, "")?;
+        Ok((verdict["reason"] == "source_over_budget").then_some(verdict))
+    })?;
+    ensure!(over["action"] == "observed" && over["charges"]["source"] == false, "{over}");
+    ensure!(asked("10.77.2.2", &to, " --ack")?["reason"] == "registered");
+
+    // Without the appliance as well, and for people.
+    appliance.process().signal(Signal::KILL)?;
+    appliance.process().wait(Deadline::seconds(10))?;
+    let command = format!("guard test --from 10.77.3.2 --to {}", at(Net::UNREGISTERED)?);
+    let finished = Appliance::run_with_file(&net.appliance, &command, &file)?;
+    ensure!(finished.status.success(), "{}", finished.output());
+    for part in ["observed: unregistered_source", "10.77.3.2 port 49152", "mode observe", "no budget"] {
+        ensure!(finished.stdout.contains(part), "no {part:?}: {}", finished.output());
+    }
+    Ok(())
+}
+
+fn packets_are_typed_or_taken_from_a_capture(lab: &Lab) -> anyhow::Result<()> {
+    let bare = bare(lab)?;
+    attach(lab, &bare)?;
+    let ask = |packet: &str| run(lab, &bare.net, &format!("guard test {packet}"), &bare.settings);
+    // Who has 10.77.2.1?
+    let arp = format!("{}{}0806{}", "ff".repeat(6), "02".repeat(6), "00".repeat(28));
+    let finished = ask(&format!("--packet {arp}"))?;
+    ensure!(finished.status.success() && finished.stdout.contains("passed: not_ip"), "{}", finished.output());
+    // IPv4 from 10.77.3.2 to 10.77.3.1, TCP to the guarded port, cut before its flags.
+    let ip = [0x45, 0, 0, 32, 0, 1, 0, 0, 64, 6, 0, 0, 10, 77, 3, 2, 10, 77, 3, 1];
+    let frame = [&[2; 12][..], &[8, 0], &ip, &[0xc0, 0, 0x20, 0xfb]].concat();
+    std::fs::write(lab.path("frame"), &frame)?;
+    let finished = ask(&format!("--packet @{}", lab.path("frame").display()))?;
+    ensure!(finished.status.success() && finished.stdout.contains("dropped: short_tcp"), "{}", finished.output());
+
+    let mut capture = [0xa1b2_c3d4u32, 0x0002_0004, 0, 0, 65_535, 1].map(u32::to_be_bytes).concat();
+    for packet in [&frame, &frame[..14].to_vec(), &frame] {
+        let length = u32::try_from(packet.len())?;
+        capture.extend([1, 2, length, length].map(u32::to_be_bytes).concat());
+        capture.extend(packet);
+    }
+    std::fs::write(lab.path("packets.pcap"), &capture)?;
+    let file = lab.path("packets.pcap").display().to_string();
+    let finished = ask(&format!("--pcap {file}"))?;
+    let found: Vec<_> = finished.stdout.lines().filter_map(|line| line.split_whitespace().nth(2)).collect();
+    ensure!(found == ["short_tcp", "malformed_ip", "short_tcp"], "{}", finished.output());
+    let finished = ask(&format!("--pcap {file} --json"))?;
+    ensure!(finished.stdout.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{}", finished.output());
+    for (wrong, part) in [
+        ("--packet 00", "14 to"),
+        ("--packet zz", "hex"),
+        ("--from 10.77.3.2", "--to"),
+        ("--from 10.77.3.2 --to [fd77::1]:443", "families"),
+        (&*format!("--pcap {}", lab.path("frame").display()), "tcpdump"),
+        ("--ack", "--from"),
+    ] {
+        let finished = ask(wrong)?;
+        ensure!(finished.status.code() == Some(EXIT_CONFIGURATION), "{wrong}: {}", finished.output());
+        ensure!(finished.stderr.contains(part), "{wrong}: no {part:?}: {}", finished.output());
+    }
+    Ok(())
+}
+
+fn without_a_guard_the_way_out_is_named(lab: &Lab) -> anyhow::Result<()> {
+    let bare = bare(lab)?;
+    let packet = format!("guard test --from 10.77.3.2 --to {}", at(Net::UNREGISTERED)?);
+    let refused = |parts: &[&str]| -> anyhow::Result<()> {
+        for command in ["guard status", &packet] {
+            let finished = run(lab, &bare.net, command, &bare.settings)?;
+            ensure!(finished.status.code() == Some(EXIT_ENVIRONMENT), "{command}: {}", finished.output());
+            for part in parts {
+                ensure!(finished.stderr.contains(part), "{command}: no {part:?}: {}", finished.output());
+            }
+        }
+        Ok(())
+    };
+    refused(&["front", "no guard is pinned", "guard attach"])?;
+    ensure!(!lab.path("bpf/guard").exists(), "looking left something behind");
+
+    attach(lab, &bare)?;
+    let finished = Appliance::run_as_nobody(lab, &bare.net.appliance, "guard status", &bare.settings, &[])?;
+    ensure!(finished.status.code() == Some(EXIT_ENVIRONMENT), "{}", finished.output());
+    ensure!(finished.stderr.contains("CAP_BPF") && finished.stderr.contains("root"), "{}", finished.output());
+
+    // Pins of another version of the layout, which attaching replaces.
+    let versions = || std::fs::read_dir(lab.path("bpf/guard"))?.map(|entry| Ok(entry?.path())).collect();
+    let versions: anyhow::Result<Vec<_>> = versions();
+    let [version] = versions?.try_into().map_err(|other| anyhow::anyhow!("{other:?}"))?;
+    let other = version.with_file_name("v1");
+    std::fs::create_dir(&other)?;
+    std::fs::rename(version.join("front"), other.join("front"))?;
+    refused(&["another version", "v1", "guard attach"])?;
+    attach(lab, &bare)?;
+    ensure!(!other.exists() && run(lab, &bare.net, "guard status", &bare.settings)?.status.success());
+
+    // The interface is made anew under its name: nothing guards it.
+    let Place::In(namespace) = &bare.net.appliance else { anyhow::bail!("no namespace") };
+    namespace.ip(&["link", "delete", Net::FRONT])?;
+    namespace.ip(&["link", "add", Net::FRONT, "type", "veth", "peer", "name", "front-peer"])?;
+    refused(&["nothing guards it", "removed or renamed", "guard attach"])?;
+    attach(lab, &bare)?;
+    ensure!(run(lab, &bare.net, "guard status", &bare.settings)?.status.success());
+    Ok(())
 }
