@@ -22,6 +22,7 @@ mod guard_commands;
 mod identity;
 mod lifecycle;
 mod load;
+mod lockout;
 mod memory;
 mod origin_ends;
 mod origin_faults;
@@ -86,6 +87,7 @@ fn main() -> ExitCode {
         guard_commands::CASES,
         privileges::CASES,
         load::CASES,
+        lockout::CASES,
         differential::CASES,
         soak::CASES,
     ];

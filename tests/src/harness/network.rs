@@ -105,6 +105,7 @@ pub struct Net {
     /// Where the origin runs.
     pub origin: Place,
     appliance_namespace: Arc<Namespace>,
+    caller_namespace: Arc<Namespace>,
 }
 
 impl Net {
@@ -128,16 +129,16 @@ impl Net {
     /// # Errors
     /// When `ip` fails.
     pub fn create() -> anyhow::Result<Self> {
-        let caller = Namespace::create("caller")?;
+        let caller = Arc::new(Namespace::create("caller")?);
         let appliance = Arc::new(Namespace::create("appliance")?);
         let origin = Namespace::create("origin")?;
         join(&caller, "net0", &appliance, Self::FRONT)?;
         join(&origin, "net0", &appliance, "back")?;
         for (host, interface, address) in [
-            (&caller, "net0", "10.77.2.2/24"),
-            (&caller, "net0", "fd77:2::2/64"),
-            (&caller, "net0", "10.77.3.2/24"),
-            (&caller, "net0", "fd77:3::2/64"),
+            (caller.as_ref(), "net0", "10.77.2.2/24"),
+            (caller.as_ref(), "net0", "fd77:2::2/64"),
+            (caller.as_ref(), "net0", "10.77.3.2/24"),
+            (caller.as_ref(), "net0", "fd77:3::2/64"),
             (appliance.as_ref(), Self::FRONT, "10.77.2.1/24"),
             (appliance.as_ref(), Self::FRONT, "fd77:2::1/64"),
             (appliance.as_ref(), Self::FRONT, "10.77.3.1/24"),
@@ -151,17 +152,34 @@ impl Net {
             }
             host.ip(&arguments)?;
         }
-        for (host, interface) in
-            [(&caller, "net0"), (appliance.as_ref(), Self::FRONT), (appliance.as_ref(), "back"), (&origin, "net0")]
-        {
+        for (host, interface) in [
+            (caller.as_ref(), "net0"),
+            (appliance.as_ref(), Self::FRONT),
+            (appliance.as_ref(), "back"),
+            (&origin, "net0"),
+        ] {
             host.ip(&["link", "set", interface, "up"])?;
         }
         Ok(Self {
-            caller: Place::In(Arc::new(caller)),
+            caller: Place::In(Arc::clone(&caller)),
             appliance: Place::In(Arc::clone(&appliance)),
             origin: Place::In(Arc::new(origin)),
             appliance_namespace: appliance,
+            caller_namespace: caller,
         })
+    }
+
+    /// Lets caller and appliance forget how to reach each other, as after a long silence.
+    ///
+    /// # Errors
+    /// When `ip` fails.
+    pub fn forget_neighbours(&self) -> anyhow::Result<()> {
+        for host in [&self.caller_namespace, &self.appliance_namespace] {
+            for family in ["-4", "-6"] {
+                host.ip(&[family, "neighbour", "flush", "all"])?;
+            }
+        }
+        Ok(())
     }
 
     /// What `ip` says about the appliance's front interface: with XDP attached it names the program.
