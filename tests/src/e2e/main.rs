@@ -19,6 +19,7 @@ mod differential;
 mod effort;
 mod guard;
 mod guard_commands;
+mod guard_upgrade;
 mod identity;
 mod lifecycle;
 mod load;
@@ -85,6 +86,7 @@ fn main() -> ExitCode {
         configuration::CASES,
         guard::CASES,
         guard_commands::CASES,
+        guard_upgrade::CASES,
         privileges::CASES,
         load::CASES,
         lockout::CASES,
