@@ -22,6 +22,7 @@ use crate::control::ControlSocket;
 use crate::control::take_over::Predecessor;
 use crate::daemon::{self, Daemon};
 use crate::guard::{Guard, GuardError};
+use crate::host::{self, Finding, Host};
 use crate::ktls::Support;
 use crate::listeners::{self, Source};
 pub use crate::live::Live;
@@ -370,6 +371,15 @@ fn warn(shared: &Shared, live: &Live) {
     for warning in &live.warnings {
         shared.log.event(Level::Warn, "warning", json!({ "detail": warning }));
     }
+    for finding in findings(shared, live) {
+        shared.log.event(Level::Warn, "host_setting", finding);
+    }
+}
+
+/// What should be otherwise on this machine, as it is now.
+pub(crate) fn findings(shared: &Shared, live: &Live) -> Vec<Finding> {
+    let possible = shared.support.missing.is_none() && shared.support.no_splice.is_none();
+    Host::this().findings(&live.config, possible && host::may_splice(&live.config))
 }
 
 /// What threads say: workers that they are ready to accept, all of them later why they ended.

@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 use serde_json::Value;
 
 use crate::app::{self, Failure};
+use crate::host::{self, Host};
 use crate::{config, control, privileges};
 
 /// A mutual-TLS front for API servers: XDP guard, kernel TLS, strict HTTP/1.1, injected client identity.
@@ -86,6 +87,9 @@ fn check(path: &Path) -> Result<(), Failure> {
     let live = app::load(path, None)?;
     for warning in &live.warnings {
         eprintln!("warning: {warning}");
+    }
+    for finding in Host::this().findings(&live.config, host::may_splice(&live.config)) {
+        eprintln!("warning: {finding}");
     }
     println!(
         "{}: good ({} organisations, {} listening addresses, {} sites, {} origins)",

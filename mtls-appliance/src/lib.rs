@@ -10,6 +10,7 @@ pub mod config;
 pub mod control;
 mod daemon;
 pub mod guard;
+mod host;
 pub mod http1;
 pub mod identity;
 pub mod ktls;

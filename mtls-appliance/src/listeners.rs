@@ -13,7 +13,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, ipproto, listen,
 use crate::app::Failure;
 
 /// Pending connections that the kernel keeps for us, at most (`net.core.somaxconn` may be lower).
-const BACKLOG: i32 = 4096;
+pub(crate) const BACKLOG: i32 = 4096;
 
 /// A descriptor from elsewhere, and what to call it in a message.
 #[derive(Debug)]

@@ -13,7 +13,7 @@ mod parse;
 mod reference;
 mod sites;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};

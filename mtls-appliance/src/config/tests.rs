@@ -130,7 +130,7 @@ drain = "1s"
 file = "log/appliance.log"
 "#;
 
-fn read(text: &str) -> Result<Config, Mistakes> {
+pub(crate) fn read(text: &str) -> Result<Config, Mistakes> {
     parse::parse(Path::new("/etc/appliance/config.toml"), text)
 }
 

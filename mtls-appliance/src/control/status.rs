@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::app::{Live, Phase, Shared, privileges};
+use crate::app::{Live, Phase, Shared, findings, privileges};
 use crate::config::OffloadMode;
 use crate::daemon::{Daemon, Drained};
 
@@ -37,6 +37,7 @@ pub(super) fn status(daemon: &Daemon) -> Value {
         "offload": offload(shared, &live),
         "guard": guard(daemon),
         "privileges": privileges(),
+        "host": findings(shared, &live),
         "registry": {
             "organisations": live.verifier.registry().organisations.len(),
             "files": live.config.registry_files,
