@@ -13,7 +13,7 @@ use crate::app::{Failure, Phase, Reports, Shared, Signals, notify, reload};
 use crate::control::take_over::Predecessor;
 use crate::control::wire::Wire;
 use crate::control::{self, ControlSocket};
-use crate::guard::{Guard, GuardStatus};
+use crate::guard::{Guard, GuardStatus, Presence};
 use crate::telemetry::Level;
 
 /// Clients of the control socket that are answered at the same time; others wait.
@@ -187,13 +187,46 @@ impl Daemon {
 
     /// Tells the guard that the daemon is there, again and again; nothing else that takes time may come between.
     async fn beat(self: Arc<Self>) {
+        let watched = sd_notify::watchdog_enabled().is_some();
+        let mut presence = Presence::Attached;
         let mut beats = interval(BEAT);
         loop {
             beats.tick().await;
+            if watched {
+                notify(&[sd_notify::NotifyState::Watchdog]);
+            }
+            // Somebody else may hold the guard then.
+            if self.heir().is_none() && !self.shared.phase.borrow().is_draining() {
+                self.look_after_guard(&mut presence);
+            }
             if let Some(Err(error)) = self.guard().map(|guard| guard.beat()) {
                 self.shared.log.event(Level::Error, "guard", json!({ "detail": error.to_string() }));
             }
         }
+    }
+
+    /// Says when the interface is guarded no more, and when it is again.
+    fn look_after_guard(&self, before: &mut Presence) {
+        // What cannot be asked has not changed.
+        let Some((guard, Ok(presence))) = self.guard().map(|guard| (Arc::clone(&guard), guard.look())) else { return };
+        if presence == *before {
+            return;
+        }
+        let status = guard.status();
+        let (level, detail) = match presence {
+            Presence::Attached => (Level::Warn, "guards the interface again"),
+            Presence::NoInterface => (Level::Error, "the interface is gone; guard it when it is back: guard attach"),
+            Presence::NoProgram => (Level::Error, "the interface is not guarded; run guard attach, or restart"),
+            Presence::OtherProgram => {
+                (Level::Error, "the interface has a program that is not this guard; see bpftool net")
+            }
+        };
+        if presence != Presence::Attached {
+            self.shared.counters.refuse("guard_failed", presence.name());
+        }
+        let fields = json!({ "presence": presence.name(), "interface": status.interface, "detail": detail });
+        self.shared.log.event(level, "guard", fields);
+        *before = presence;
     }
 
     /// Accepts no more connections, and says so.

@@ -161,6 +161,27 @@ mod tests {
         left
     }
 
+    /// What a unit's bounding set lets a process have.
+    fn bounding(unit: &str) -> Vec<&str> {
+        let lines: Vec<&str> = unit.lines().filter_map(|line| line.strip_prefix("CapabilityBoundingSet=")).collect();
+        let [line] = lines[..] else { panic!("{lines:?}") };
+        let mut names: Vec<&str> = line.split(' ').collect();
+        names.sort_unstable();
+        names
+    }
+
+    fn sorted(set: CapabilitySet) -> Vec<String> {
+        let mut names = names(set);
+        names.sort_unstable();
+        names
+    }
+
+    #[test]
+    fn the_units_grant_what_is_needed_and_no_more() {
+        assert_eq!(bounding(include_str!("../systemd/mtls-appliance.service")), sorted(GUARD | LOW_PORTS));
+        assert_eq!(bounding(include_str!("../systemd/mtls-appliance-guard@.service")), sorted(GUARD));
+    }
+
     #[test]
     fn one_thread_with_something_left_is_enough() {
         assert!(left(&[NOTHING, NOTHING]).is_none());

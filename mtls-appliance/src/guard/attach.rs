@@ -105,14 +105,20 @@ pub(super) fn attach(config: &config::Guard, registry: &Registry) -> Result<Guar
     }
     let maps = pins.maps()?;
     Ok(Guard {
-        interface_index: interface.index,
-        mode,
-        why,
         program_id,
         verified_instructions,
         taken_over,
         pins,
-        state: Mutex::new(State { config: config.clone(), tables, filled, ebpf, maps }),
+        state: Mutex::new(State {
+            interface_index: interface.index,
+            mode,
+            why,
+            config: config.clone(),
+            tables,
+            filled,
+            ebpf,
+            maps,
+        }),
         log: Mutex::new(Some(log)),
     })
 }

@@ -19,7 +19,6 @@ mod tables;
 
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
 use aya::Ebpf;
 use aya::maps::MapData;
@@ -34,20 +33,16 @@ pub use self::netlink::XdpAttachment;
 pub use self::object::object;
 pub use self::pinned::{Charges, PinnedGuard, Verdict};
 use self::pins::Pins;
-pub use self::status::{AttachedMode, BudgetStatus, GuardCounters, GuardStatus, OrganisationCount, ReasonCount};
+pub use self::status::{
+    AttachedMode, BudgetStatus, GuardCounters, GuardStatus, OrganisationCount, Presence, ReasonCount,
+};
 use self::tables::{Contents, Filled, Tables};
 use crate::config::{self, Budget, GuardMode};
 use crate::registry::Registry;
 
-/// How long the kernel may take to detach a program whose link has no pin any more; it takes milliseconds.
-const DETACHED_WITHIN: Duration = Duration::from_secs(10);
-
 /// A guard on a network interface. Dropping it leaves the guard attached: see [`Guard::detach_pinned`].
 #[derive(Debug)]
 pub struct Guard {
-    interface_index: u32,
-    mode: AttachedMode,
-    why: String,
     program_id: u32,
     verified_instructions: Option<u32>,
     taken_over: bool,
@@ -56,9 +51,12 @@ pub struct Guard {
     log: Mutex<Option<DropLog>>,
 }
 
-/// What a reload changes.
+/// What a reload changes, and an interface that is made anew.
 #[derive(Debug)]
 struct State {
+    interface_index: u32,
+    mode: AttachedMode,
+    why: String,
     config: config::Guard,
     tables: Tables,
     filled: Filled,
@@ -105,6 +103,37 @@ impl Guard {
         attach::put_back(&mut self.state(), &self.pins)
     }
 
+    /// Looks whether the interface carries this guard. Where it was made anew and `guard attach` guards it with this guard's
+    /// maps, this guard's program takes its place there: that takes no privileges, attaching does.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn look(&self) -> Result<Presence, GuardError> {
+        let mut state = self.state();
+        let interface = match environment::find_interface(&state.config.interface) {
+            Ok(interface) => interface,
+            Err(GuardError::UnknownInterface { .. }) => return Ok(Presence::NoInterface),
+            Err(error) => return Err(error),
+        };
+        let Some(attachment) = interface.xdp else { return Ok(Presence::NoProgram) };
+        if interface.index == state.interface_index && attachment.program_id == self.program_id {
+            return Ok(Presence::Attached);
+        }
+        // At the interface that there was, another program means another process: they shall not take turns.
+        let anew = interface.index != state.interface_index;
+        let ours = anew
+            && self.pins.existing_link().is_some_and(|(link, _)| attach::holds(&link, &interface))
+            && self.pins.are_of(&state.maps);
+        if !ours {
+            return Ok(Presence::OtherProgram);
+        }
+        attach::put_back(&mut state, &self.pins)?;
+        state.interface_index = interface.index;
+        state.mode = AttachedMode::of(attachment);
+        state.why = "as `guard attach` attached it to the interface when that was made anew".to_owned();
+        Ok(Presence::Attached)
+    }
+
     /// Gives a sign of life: see [`config::Guard::open_after`].
     ///
     /// # Errors
@@ -129,16 +158,16 @@ impl Guard {
         // It is this process that gives signs of life, until somebody else has the interface.
         let silent_ns = state.tables.silent_ns().unwrap_or_default();
         let attached = environment::find_interface(&config.interface).is_ok_and(|interface| {
-            interface.index == self.interface_index
+            interface.index == state.interface_index
                 && interface.xdp.is_some_and(|xdp| xdp.program_id == self.program_id)
         });
         GuardStatus {
             interface: config.interface.clone(),
-            interface_index: self.interface_index,
+            interface_index: state.interface_index,
             attached,
             mode: status::mode(policy),
-            attached_as: self.mode,
-            why: Some(self.why.clone()),
+            attached_as: state.mode,
+            why: Some(state.why.clone()),
             program_id: self.program_id,
             verified_instructions: self.verified_instructions,
             taken_over: Some(self.taken_over),
@@ -168,23 +197,9 @@ impl Guard {
     /// there was no guard.
     ///
     /// # Errors
-    /// When the pins cannot be removed, or the kernel keeps the program attached: somebody else holds the link open.
+    /// When the pins cannot be removed.
     pub fn detach_pinned(config: &config::Guard) -> Result<Vec<PathBuf>, GuardError> {
-        let pins = Pins::new(&config.pin_dir, &config.interface);
-        let attached = environment::find_interface(&config.interface).ok().filter(|interface| {
-            // The link is closed again at once: an open one would keep the program attached.
-            pins.existing_link().is_some_and(|(link, _)| attach::holds(&link, interface))
-        });
-        let removed = pins.remove_all()?;
-        // The kernel lets go of a link some time after its last pin.
-        let deadline = Instant::now() + DETACHED_WITHIN;
-        while attached.is_some() && environment::find_interface(&config.interface).ok() == attached {
-            if Instant::now() >= deadline {
-                return Err(pins.still_attached());
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        Ok(removed)
+        Pins::new(&config.pin_dir, &config.interface).remove_all()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

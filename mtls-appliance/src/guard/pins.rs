@@ -146,12 +146,21 @@ impl Pins {
         PINNED_MAPS.into_iter().map(open).collect()
     }
 
+    /// Whether these maps, in the order of [`PINNED_MAPS`], are the ones that are pinned.
+    pub(super) fn are_of(&self, maps: &[MapData]) -> bool {
+        PINNED_MAPS.iter().zip(maps).all(|(name, map)| self.is_of(name, map))
+    }
+
+    fn is_of(&self, name: &str, map: &MapData) -> bool {
+        let ids = (MapInfo::from_pin(self.map(name)).map(|info| info.id()), map.info().map(|info| info.id()));
+        matches!(ids, (Ok(pinned), Ok(open)) if pinned == open)
+    }
+
     /// Pins these maps, in the order of [`PINNED_MAPS`], unless they are pinned.
     pub(super) fn restore(&self, maps: &[MapData], undo: &mut Undo) -> Result<(), GuardError> {
         let doing = "pinning a map again";
         for (name, map) in PINNED_MAPS.iter().zip(maps) {
-            let id = map.info().map_err(GuardError::kernel(doing))?.id();
-            if MapInfo::from_pin(self.map(name)).is_ok_and(|pinned| pinned.id() == id) {
+            if self.is_of(name, map) {
                 continue;
             }
             let staged = self.map(&format!("{STAGED}{name}"));
@@ -199,15 +208,6 @@ impl Pins {
             "nothing guards it: the link in {} is of an interface that was removed or renamed since: start the appliance \
              again, or run `mtls-appliance guard attach`",
             self.folder.display()
-        ))
-    }
-
-    /// The pins are removed, and the program stays on the interface.
-    pub(super) fn still_attached(&self) -> GuardError {
-        self.no_use(format!(
-            "the pins in {} are removed, but another process holds the program's link open, and it stays attached until \
-             that process ends; find it with `bpftool link show` and `fuser`",
-            self.folder.display(),
         ))
     }
 

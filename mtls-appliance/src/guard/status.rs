@@ -35,6 +35,31 @@ impl std::fmt::Display for AttachedMode {
     }
 }
 
+/// Whether an interface carries a guard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// It does.
+    Attached,
+    /// The interface is gone.
+    NoInterface,
+    /// The interface has no program: it was made anew, or somebody detached the guard.
+    NoProgram,
+    /// The interface has a program, and that does not use the guard's maps.
+    OtherProgram,
+}
+
+impl Presence {
+    /// One word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Attached => "attached",
+            Self::NoInterface => "no_interface",
+            Self::NoProgram => "no_program",
+            Self::OtherProgram => "other_program",
+        }
+    }
+}
+
 /// A budget of new connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct BudgetStatus {

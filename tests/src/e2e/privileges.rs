@@ -20,6 +20,7 @@ cases!("privileges":
     three_capabilities_are_enough_for_all_that_the_guard_does,
     another_user_needs_the_same_three,
     each_missing_capability_is_named,
+    an_interface_made_anew_is_guarded_again_by_who_may_and_then_by_the_appliance,
     a_low_port_needs_one_more,
     a_file_that_only_roots_power_opens_is_missed_at_once,
 );
@@ -169,6 +170,38 @@ fn each_missing_capability_is_named(lab: &Lab) -> anyhow::Result<()> {
         ensure!(!attached(&net)? && !folder.join("guard").exists());
     }
     Ok(())
+}
+
+fn an_interface_made_anew_is_guarded_again_by_who_may_and_then_by_the_appliance(lab: &Lab) -> anyhow::Result<()> {
+    let Guarded { net, mut appliance, origin: _origin, _bpf } = guarded(lab, "auto")?;
+    ensure!(!connects(&net, Net::UNREGISTERED)?);
+    let before = appliance.wait_guard_packets(UNREGISTERED_SOURCE, 1)?;
+    net.remove_front()?;
+    appliance.wait_event("guard", |line| line["presence"] == "no_interface")?;
+    ensure!(appliance.counter("guard_failed.no_interface")? == 1);
+    ensure!(appliance.status()?["guard"]["status"]["attached"] == false);
+
+    net.make_front()?;
+    appliance.wait_event("guard", |line| line["presence"] == "no_program")?;
+    ensure!(!attached(&net)? && appliance.status()?["guard"]["held_by"].is_null());
+    let configuration = lab.path("appliance.toml");
+    let finished = Appliance::run_with_file(&net.appliance, "guard attach", &configuration)?;
+    ensure!(finished.status.success(), "{}", finished.output());
+    ensure!(attached(&net)? && !connects(&net, Net::UNREGISTERED)?);
+
+    appliance.wait_event("guard", |line| line["presence"] == "attached")?;
+    let status = appliance.status()?;
+    ensure!(status["guard"]["status"]["attached"] == true && status["guard"]["held_by"] == appliance.pid(), "{status}");
+    ensure!(!connects(&net, Net::UNREGISTERED)?);
+    ensure!(appliance.guard_packets(UNREGISTERED_SOURCE)? > before, "the counters began anew");
+    answers(lab, &net, Net::REGISTERED)?;
+    // What it says counts at the new interface.
+    let swapped = dev_pki::REGISTRY.replace("10.77.2.0/24", "10.77.3.0/24");
+    std::fs::write(lab.path("registry.toml"), swapped)?;
+    let line = appliance.reload()?;
+    ensure!(line["outcome"] == "ok", "{line}");
+    ensure!(connects(&net, Net::UNREGISTERED)? && !connects(&net, Net::REGISTERED)?);
+    has_none(&appliance)
 }
 
 fn a_low_port_needs_one_more(lab: &Lab) -> anyhow::Result<()> {

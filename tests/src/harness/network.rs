@@ -104,8 +104,8 @@ pub struct Net {
     pub appliance: Place,
     /// Where the origin runs.
     pub origin: Place,
-    appliance_namespace: Arc<Namespace>,
     caller_namespace: Arc<Namespace>,
+    appliance_namespace: Arc<Namespace>,
 }
 
 impl Net {
@@ -132,54 +132,41 @@ impl Net {
         let caller = Arc::new(Namespace::create("caller")?);
         let appliance = Arc::new(Namespace::create("appliance")?);
         let origin = Namespace::create("origin")?;
-        join(&caller, "net0", &appliance, Self::FRONT)?;
         join(&origin, "net0", &appliance, "back")?;
-        for (host, interface, address) in [
-            (caller.as_ref(), "net0", "10.77.2.2/24"),
-            (caller.as_ref(), "net0", "fd77:2::2/64"),
-            (caller.as_ref(), "net0", "10.77.3.2/24"),
-            (caller.as_ref(), "net0", "fd77:3::2/64"),
-            (appliance.as_ref(), Self::FRONT, "10.77.2.1/24"),
-            (appliance.as_ref(), Self::FRONT, "fd77:2::1/64"),
-            (appliance.as_ref(), Self::FRONT, "10.77.3.1/24"),
-            (appliance.as_ref(), Self::FRONT, "fd77:3::1/64"),
-            (appliance.as_ref(), "back", "10.77.9.1/24"),
-            (&origin, "net0", "10.77.9.2/24"),
-        ] {
-            let mut arguments = vec!["address", "add", address, "dev", interface];
-            if address.contains(':') {
-                arguments.push("nodad");
-            }
-            host.ip(&arguments)?;
-        }
-        for (host, interface) in [
-            (caller.as_ref(), "net0"),
-            (appliance.as_ref(), Self::FRONT),
-            (appliance.as_ref(), "back"),
-            (&origin, "net0"),
-        ] {
-            host.ip(&["link", "set", interface, "up"])?;
-        }
-        Ok(Self {
+        set_up(&appliance, "back", &["10.77.9.1/24"])?;
+        set_up(&origin, "net0", &["10.77.9.2/24"])?;
+        let net = Self {
             caller: Place::In(Arc::clone(&caller)),
             appliance: Place::In(Arc::clone(&appliance)),
             origin: Place::In(Arc::new(origin)),
-            appliance_namespace: appliance,
             caller_namespace: caller,
-        })
+            appliance_namespace: appliance,
+        };
+        net.make_front()?;
+        Ok(net)
     }
 
-    /// Lets caller and appliance forget how to reach each other, as after a long silence.
+    /// Makes the link between callers and appliance.
+    ///
+    /// # Errors
+    /// When `ip` fails: there is one.
+    pub fn make_front(&self) -> anyhow::Result<()> {
+        join(&self.caller_namespace, "net0", &self.appliance_namespace, Self::FRONT)?;
+        let callers = ["10.77.2.2/24", "fd77:2::2/64", "10.77.3.2/24", "fd77:3::2/64"];
+        set_up(&self.caller_namespace, "net0", &callers)?;
+        set_up(
+            &self.appliance_namespace,
+            Self::FRONT,
+            &["10.77.2.1/24", "fd77:2::1/64", "10.77.3.1/24", "fd77:3::1/64"],
+        )
+    }
+
+    /// Removes that link, as a driver does that is unloaded.
     ///
     /// # Errors
     /// When `ip` fails.
-    pub fn forget_neighbours(&self) -> anyhow::Result<()> {
-        for host in [&self.caller_namespace, &self.appliance_namespace] {
-            for family in ["-4", "-6"] {
-                host.ip(&[family, "neighbour", "flush", "all"])?;
-            }
-        }
-        Ok(())
+    pub fn remove_front(&self) -> anyhow::Result<()> {
+        self.appliance_namespace.ip(&["link", "delete", "dev", Self::FRONT]).map(drop)
     }
 
     /// What `ip` says about the appliance's front interface: with XDP attached it names the program.
@@ -231,6 +218,17 @@ pub(super) fn probe_bpf() -> anyhow::Result<()> {
 
 fn join(a: &Namespace, a_interface: &str, b: &Namespace, b_interface: &str) -> anyhow::Result<()> {
     a.ip(&["link", "add", a_interface, "type", "veth", "peer", "name", b_interface, "netns", &b.name]).map(drop)
+}
+
+fn set_up(host: &Namespace, interface: &str, addresses: &[&str]) -> anyhow::Result<()> {
+    for address in addresses {
+        let mut arguments = vec!["address", "add", address, "dev", interface];
+        if address.contains(':') {
+            arguments.push("nodad");
+        }
+        host.ip(&arguments)?;
+    }
+    host.ip(&["link", "set", interface, "up"]).map(drop)
 }
 
 fn ip(arguments: &[&str]) -> anyhow::Result<String> {
