@@ -19,6 +19,7 @@ mod tables;
 
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use aya::Ebpf;
 use aya::maps::MapData;
@@ -39,6 +40,9 @@ pub use self::status::{
 use self::tables::{Contents, Filled, Tables};
 use crate::config::{self, Budget, GuardMode};
 use crate::registry::Registry;
+
+/// How long the kernel may take to detach a program whose link has no pin any more; it takes milliseconds.
+const DETACHED_WITHIN: Duration = Duration::from_secs(10);
 
 /// A guard on a network interface. Dropping it leaves the guard attached: see [`Guard::detach_pinned`].
 #[derive(Debug)]
@@ -197,9 +201,23 @@ impl Guard {
     /// there was no guard.
     ///
     /// # Errors
-    /// When the pins cannot be removed.
+    /// When the pins cannot be removed, or the kernel keeps the program attached: somebody else holds the link open.
     pub fn detach_pinned(config: &config::Guard) -> Result<Vec<PathBuf>, GuardError> {
-        Pins::new(&config.pin_dir, &config.interface).remove_all()
+        let pins = Pins::new(&config.pin_dir, &config.interface);
+        let attached = environment::find_interface(&config.interface).ok().filter(|interface| {
+            // The link is closed again at once: an open one would keep the program attached.
+            pins.existing_link().is_some_and(|(link, _)| attach::holds(&link, interface))
+        });
+        let removed = pins.remove_all()?;
+        // The kernel lets go of a link some time after its last pin.
+        let deadline = Instant::now() + DETACHED_WITHIN;
+        while attached.is_some() && environment::find_interface(&config.interface).ok() == attached {
+            if Instant::now() >= deadline {
+                return Err(pins.still_attached());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(removed)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

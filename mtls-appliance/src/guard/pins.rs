@@ -211,6 +211,15 @@ impl Pins {
         ))
     }
 
+    /// The pins are removed, and the program stays on the interface.
+    pub(super) fn still_attached(&self) -> GuardError {
+        self.no_use(format!(
+            "the pins in {} are removed, but another process holds the program's link open, and it stays attached until \
+             that process ends; find it with `bpftool link show` and `fuser`",
+            self.folder.display(),
+        ))
+    }
+
     /// A pin that cannot be opened, or is not what it should be.
     pub(super) fn unusable(&self, error: &dyn std::error::Error) -> GuardError {
         self.no_use(format!(

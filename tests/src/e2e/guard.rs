@@ -276,16 +276,28 @@ fn detaching_opens_the_interface_and_leaves_no_pins(lab: &Lab) -> anyhow::Result
 }
 
 /// Puts changed settings in force.
-fn reload_with(lab: &Lab, guarded: &mut Guarded, change: impl FnOnce(Settings) -> Settings) -> anyhow::Result<()> {
+pub(crate) fn reload_with(
+    lab: &Lab,
+    guarded: &mut Guarded,
+    change: impl FnOnce(Settings) -> Settings,
+) -> anyhow::Result<()> {
+    reload_appliance(lab, &mut guarded.appliance, change)
+}
+
+pub(crate) fn reload_appliance(
+    lab: &Lab,
+    appliance: &mut Appliance,
+    change: impl FnOnce(Settings) -> Settings,
+) -> anyhow::Result<()> {
     let file = lab.path("appliance.toml");
     change(Settings::parse(&std::fs::read_to_string(&file)?)?).write(&file)?;
-    let line = guarded.appliance.reload()?;
+    let line = appliance.reload()?;
     ensure!(line["outcome"] == "ok", "{line}");
     Ok(())
 }
 
 /// One number of a reason's counters.
-fn packets(appliance: &Appliance, reason: &str, what: &str) -> anyhow::Result<u64> {
+pub(crate) fn packets(appliance: &Appliance, reason: &str, what: &str) -> anyhow::Result<u64> {
     let status = appliance.status()?;
     let reasons = status["guard"]["counters"]["reasons"].as_array().context("no counters")?;
     let found = reasons.iter().find(|count| count["reason"] == reason).and_then(|count| count[what].as_u64());

@@ -19,10 +19,12 @@ mod differential;
 mod effort;
 mod guard;
 mod guard_commands;
+mod guard_upgrade;
 mod host;
 mod identity;
 mod lifecycle;
 mod load;
+mod lockout;
 mod memory;
 mod origin_ends;
 mod origin_faults;
@@ -85,9 +87,11 @@ fn main() -> ExitCode {
         configuration::CASES,
         guard::CASES,
         guard_commands::CASES,
+        guard_upgrade::CASES,
         privileges::CASES,
         host::CASES,
         load::CASES,
+        lockout::CASES,
         differential::CASES,
         soak::CASES,
     ];

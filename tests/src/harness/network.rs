@@ -169,6 +169,19 @@ impl Net {
         self.appliance_namespace.ip(&["link", "delete", "dev", Self::FRONT]).map(drop)
     }
 
+    /// Lets caller and appliance forget how to reach each other, as after a long silence.
+    ///
+    /// # Errors
+    /// When `ip` fails.
+    pub fn forget_neighbours(&self) -> anyhow::Result<()> {
+        for host in [&self.caller_namespace, &self.appliance_namespace] {
+            for family in ["-4", "-6"] {
+                host.ip(&[family, "neighbour", "flush", "all"])?;
+            }
+        }
+        Ok(())
+    }
+
     /// What `ip` says about the appliance's front interface: with XDP attached it names the program.
     ///
     /// # Errors
