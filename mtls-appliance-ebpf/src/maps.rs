@@ -4,10 +4,11 @@
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
-use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
+use mtls_appliance_common::event::EventWords;
 use mtls_appliance_common::layout::{
-    AddressKey, Generation, MAX_ADDRESSES, MAX_ORGANISATIONS, MAX_PREFIXES, MAX_SOURCES, OrganisationSlot, PORT_WORDS,
-    Policy, REASON_SLOTS, SourceKey, address_key, port_bit, reason_counter, source_key,
+    AddressKey, EVENT_BYTES, Generation, MAX_ADDRESSES, MAX_ORGANISATIONS, MAX_PREFIXES, MAX_SOURCES, OrganisationSlot,
+    PORT_WORDS, Policy, REASON_SLOTS, SourceKey, address_key, port_bit, reason_counter, source_key,
 };
 use mtls_appliance_common::{Address, Judgement, Reason, Tables};
 
@@ -41,6 +42,8 @@ static GUARD_ORGS: PerCpuArray<u64> = PerCpuArray::with_max_entries(2 * MAX_ORGA
 static GUARD_ORG_SLOTS: Array<OrganisationSlot> = Array::with_max_entries(MAX_ORGANISATIONS, 0);
 #[map]
 static GUARD_SAMPLE: Array<u64> = Array::with_max_entries(1, 0);
+#[map]
+static GUARD_EVENTS: RingBuf = RingBuf::with_byte_size(EVENT_BYTES, 0);
 #[map]
 static GUARD_SCRATCH: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
@@ -178,6 +181,12 @@ fn increment(counters: &PerCpuArray<u64>, index: u32) {
         // XDP programs run to their end on one CPU.
         unsafe { *counter = (*counter).wrapping_add(1) };
     }
+}
+
+/// Puts an event into the ring. When there is no room, because nobody reads, it is lost: what is in the ring stays.
+#[inline(always)]
+pub(crate) fn tell(event: EventWords) {
+    let _ = GUARD_EVENTS.output::<EventWords>(event, 0);
 }
 
 /// The word of the pace of sampled events, shared by all CPUs.

@@ -1,26 +1,28 @@
-//! Tells the daemon's log about some of the drops: never one line per packet, a flood must not become a flood of logs.
+//! Tells userspace about some of the drops, as an event in the ring and as a line for the daemon's log: never about every
+//! packet, a flood must not become a flood of logs.
 #![expect(unsafe_code, reason = "the shared word of the pace is a raw pointer")]
 
 use aya_ebpf::programs::XdpContext;
 use aya_log_ebpf::info;
-use mtls_appliance_common::{Judgement, Tables};
+use mtls_appliance_common::{Judgement, Tables, event};
 
 use crate::maps::{self, Bank};
 
-/// Logs a drop, or what would be one, if the policy's pace admits it now.
+/// Tells about a drop, or what would be one, if the policy's pace admits it now.
 #[inline(always)]
 pub(crate) fn event(context: &XdpContext, bank: Bank, judgement: &Judgement) {
-    if admitted(bank) {
+    let now = bank.now();
+    if admitted(bank, now) {
+        maps::tell(event::words(now, judgement, context.ingress_ifindex() as u32));
         log(context, judgement);
     }
 }
 
 #[inline(always)]
-fn admitted(bank: Bank) -> bool {
+fn admitted(bank: Bank, now: u64) -> bool {
     let Some(word) = maps::sample_due() else {
         return false;
     };
-    let now = bank.now();
     // SAFETY: the kernel returned a pointer to the cell, 8 bytes and aligned to 8. Other CPUs read and write it as well:
     // a volatile 64-bit access is one instruction, and the algorithm tolerates that two CPUs race.
     let due = unsafe { word.read_volatile() };

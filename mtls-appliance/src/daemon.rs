@@ -5,12 +5,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use mtls_appliance_common::Event;
 use serde_json::json;
+use tokio::sync::{Semaphore, broadcast};
 use tokio::task::JoinSet;
 use tokio::time::interval;
 
 use crate::app::{Failure, Phase, Reports, Shared, Signals, notify, reload};
 use crate::control::take_over::Predecessor;
+use crate::control::watch::WATCHERS;
 use crate::control::wire::Wire;
 use crate::control::{self, ControlSocket};
 use crate::guard::{Guard, GuardStatus, Presence};
@@ -18,6 +21,8 @@ use crate::telemetry::Level;
 
 /// Clients of the control socket that are answered at the same time; others wait.
 const CLIENTS: usize = 16;
+/// Events that a watcher may be behind before it loses some.
+const EVENTS: usize = 1024;
 /// Between two signs of life for the guard; `guard.open_after` is at least three of them.
 const BEAT: Duration = Duration::from_secs(1);
 /// Longest wait for the predecessor's end: the longest `timeouts.drain`, and time to start and stop.
@@ -27,6 +32,10 @@ const LONGEST_DRAIN: Duration = Duration::from_secs(2 * 3600);
 pub(crate) struct Daemon {
     pub(crate) shared: Arc<Shared>,
     guard: Option<Arc<Guard>>,
+    /// The guard's sampled events, for whoever watches.
+    pub(crate) events: broadcast::Sender<Event>,
+    /// Places for those who do.
+    pub(crate) watchers: Semaphore,
     /// Kept to be handed over; none from the drain on.
     listeners: Mutex<Arc<[TcpListener]>>,
     under_way: Mutex<UnderWay>,
@@ -67,12 +76,15 @@ impl Daemon {
         let daemon = Self {
             shared,
             guard: guard.map(Arc::new),
+            events: broadcast::Sender::new(EVENTS),
+            watchers: Semaphore::new(WATCHERS),
             listeners: Mutex::new(listeners.into()),
             under_way: Mutex::new(UnderWay::Nothing),
             successor: Mutex::default(),
             predecessor: Mutex::default(),
         };
         daemon.log_drops();
+        daemon.pass_events_on();
         Arc::new(daemon)
     }
 
@@ -180,6 +192,19 @@ impl Daemon {
         tokio::spawn(async move {
             if let Err(error) = stream.run().await {
                 let detail = format!("sampled drops are not logged: {error}");
+                shared.log.event(Level::Warn, "guard", json!({ "detail": detail }));
+            }
+        });
+    }
+
+    /// Gives the guard's sampled events to whoever watches.
+    fn pass_events_on(&self) {
+        let Some(stream) = self.guard().and_then(|guard| guard.event_stream()) else { return };
+        let (shared, events) = (Arc::clone(&self.shared), self.events.clone());
+        tokio::spawn(async move {
+            // When nobody watches, the events are nobody's.
+            if let Err(error) = stream.run(|event| drop(events.send(event))).await {
+                let detail = format!("sampled events cannot be watched: {error}");
                 shared.log.event(Level::Warn, "guard", json!({ "detail": detail }));
             }
         });

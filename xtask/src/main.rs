@@ -2,6 +2,7 @@
 //!
 //! Each command is a module; this file only names them.
 
+mod attach;
 mod bpf;
 mod build;
 mod cargo;
@@ -41,6 +42,13 @@ enum Command {
     /// Takes a rustup nightly that has rust-src when a bpf-linker of the same LLVM is in PATH; else Debian's
     /// compiler, unpacked under target/provision/. Says which, and why.
     Bpf(bpf::BpfArguments),
+    /// Attach the guard to an interface of this machine, so that it stays
+    ///
+    /// Counts what it would drop, and drops it with --enforce. Builds the appliance, writes its configuration to
+    /// target/attach/INTERFACE.toml and runs `mtls-appliance guard attach`; a guard that is attached is brought up to date.
+    Attach(attach::AttachArguments),
+    /// Detach the guard that `cargo xtask attach` attached
+    Detach(attach::DetachArguments),
     /// Build the appliance, with the guard inside, as one static program
     ///
     /// Leaves target/dist/mtls-appliance, and beside it the end-to-end tests.
@@ -95,6 +103,8 @@ fn main() -> ExitCode {
 fn run(arguments: Arguments) -> Result<ExitCode> {
     let workspace = Workspace::find()?;
     match arguments.command {
+        Command::Attach(arguments) => return attach::attach(&workspace, &arguments),
+        Command::Detach(arguments) => return attach::detach(&workspace, &arguments),
         Command::Bpf(arguments) => bpf::main(&workspace, &arguments)?,
         Command::Build => build::main(&workspace)?,
         Command::Certs(arguments) => certs::main(&workspace, arguments)?,

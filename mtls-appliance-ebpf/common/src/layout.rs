@@ -32,6 +32,9 @@ pub const MANAGEMENT: u32 = u32::MAX;
 /// Words of the bitmap of guarded ports of one bank.
 pub const PORT_WORDS: u32 = 65536 / 64;
 
+/// Bytes of the ring of events: a power of two, and pages of every architecture.
+pub const EVENT_BYTES: u32 = 1 << 16;
+
 /// The name of the program in the object and in the kernel.
 pub const PROGRAM: &str = "mtls_guard";
 
@@ -63,6 +66,9 @@ pub mod map {
     pub const ORGANISATION_SLOTS: &str = "GUARD_ORG_SLOTS";
     /// `[u64; 1]`: when the next sampled event is due, see [`crate::pace`].
     pub const SAMPLE: &str = "GUARD_SAMPLE";
+    /// Ring of [events](crate::event). Not pinned: it belongs to the program, so that a daemon never reads, nor takes away,
+    /// what another one is to read.
+    pub const EVENTS: &str = "GUARD_EVENTS";
     /// `[u64; 1]` per CPU: see [`Packet::settle`](crate::Packet::settle).
     pub const SCRATCH: &str = "GUARD_SCRATCH";
 }
@@ -259,6 +265,7 @@ mod tests {
             map::ORGANISATIONS,
             map::ORGANISATION_SLOTS,
             map::SAMPLE,
+            map::EVENTS,
             map::SCRATCH,
             PROGRAM,
         ];

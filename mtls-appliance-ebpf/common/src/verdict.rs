@@ -69,6 +69,12 @@ impl Address {
         }
     }
 
+    /// From its [halves](Address::halves).
+    #[inline(always)]
+    pub const fn from_halves(is_v6: bool, [high, low]: [u64; 2]) -> Address {
+        Address { is_v6, high, low }
+    }
+
     /// Whether it came from an IPv6 header.
     #[inline(always)]
     pub const fn is_v6(&self) -> bool {

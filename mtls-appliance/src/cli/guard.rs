@@ -1,12 +1,15 @@
 //! `mtls-appliance guard`: the guard at the interface, with or without a daemon.
 
+mod live;
 mod packet;
 mod show;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Subcommand;
+use mtls_appliance_common::Reason;
 use serde_json::json;
 
 use super::WithConfig;
@@ -29,6 +32,32 @@ pub(super) enum Command {
         #[command(flatten)]
         config: WithConfig,
         /// Print JSON: the same as under `guard` in `mtls-appliance status --json`.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Follow packets that are dropped, or would be: a sample of guard.log_per_second, one a line, from the appliance that
+    /// runs.
+    Watch {
+        #[command(flatten)]
+        config: WithConfig,
+        /// Only those with this reason.
+        #[arg(long, value_parser = live::reason)]
+        reason: Option<Reason>,
+        /// Print JSON, an object for each packet.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show packets per second by reason and by organisation, and the sources that are dropped most in the sample.
+    Top {
+        #[command(flatten)]
+        config: WithConfig,
+        /// How long an interval is.
+        #[arg(long, value_name = "TIME", default_value = "1s", value_parser = live::interval)]
+        interval: Duration,
+        /// End after one interval.
+        #[arg(long)]
+        once: bool,
+        /// Print JSON, an object for each interval.
         #[arg(long)]
         json: bool,
     },
@@ -86,6 +115,14 @@ pub(super) fn main(command: &Command) -> Result<(), Failure> {
         Command::Attach(arguments) => attach(&arguments.config),
         Command::Detach(arguments) => detach(&arguments.config),
         Command::Status { config, json } => status(&config.config, *json),
+        Command::Watch { config, reason, json } => {
+            let (config, guard) = load(&config.config)?;
+            live::watch(&config, &guard, *reason, *json)
+        }
+        Command::Top { config, interval, once, json } => {
+            let (config, guard) = load(&config.config)?;
+            live::top(&config, &guard, *interval, *once, *json)
+        }
         Command::Test { config, packet, json } => test(&config.config, packet, *json),
     }
 }

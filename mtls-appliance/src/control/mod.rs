@@ -1,12 +1,14 @@
 //! The control socket: who may open it may ask the running appliance for its status, or take its place.
 //!
 //! The socket belongs to the user of the daemon and nobody else may connect (mode 0600). What is said is in
-//! `protocol`, the status itself in `status`, both ends of a take-over in `hand_over` and `take_over`.
+//! `protocol`, the status itself in `status`, both ends of a take-over in `hand_over` and `take_over`, the guard's events in
+//! `watch`.
 
 mod hand_over;
 mod protocol;
 mod status;
 pub(crate) mod take_over;
+pub mod watch;
 pub(crate) mod wire;
 
 use std::fs::{self, Permissions};
@@ -152,6 +154,7 @@ pub(crate) async fn answer(daemon: Arc<Daemon>, mut wire: Wire) {
             // A client that does not read gets nothing; the next one is served all the same.
             let _ = wire.say(&text, &[], PATIENCE).await;
         }
+        Ok(Request::Watch) => watch::watch(&daemon, wire).await,
         Ok(Request::TakeOver) => hand_over::hand_over(&daemon, wire).await,
         Err(refusal) => refuse(&daemon, "control_refused", &wire, &refusal).await,
     }

@@ -33,16 +33,19 @@ pub(crate) const FAILED: &str = "failed ";
 pub(crate) enum Request {
     /// How it is; answered with JSON after the answer line.
     Status,
+    /// The guard's sampled events; answered with a line of JSON each, after the answer line, for as long as one listens.
+    Watch,
     /// Hand over the listening sockets, and drain when told so.
     TakeOver,
 }
 
 impl Request {
-    const ALL: [Self; 2] = [Self::Status, Self::TakeOver];
+    const ALL: [Self; 3] = [Self::Status, Self::Watch, Self::TakeOver];
 
     const fn word(self) -> &'static str {
         match self {
             Self::Status => "status",
+            Self::Watch => "watch",
             Self::TakeOver => "take-over",
         }
     }

@@ -17,7 +17,7 @@ use super::loaded::{load_object, load_program, program};
 use super::netlink::{self, Interface, ModeFlag, XdpAttachment};
 use super::pins::{Pins, Undo};
 use super::tables::Tables;
-use super::{AttachedMode, DropLog, Guard, GuardError, State, contents, environment, object};
+use super::{AttachedMode, DropLog, EventStream, Guard, GuardError, State, contents, environment, object};
 use crate::config::{self, AttachMode};
 use crate::privileges;
 use crate::registry::Registry;
@@ -54,6 +54,7 @@ pub(super) fn attach(config: &config::Guard, registry: &Registry) -> Result<Guar
         pins.stage(&ebpf, &mut undo)?;
     }
     let log = DropLog::take(&mut ebpf)?;
+    let events = EventStream::take(&mut ebpf)?;
     let mut tables = Tables::take(&mut ebpf)?;
     let filled = tables.fill(contents(config, registry))?;
     // Before the first packet is judged: the daemon is there, if only about to serve.
@@ -120,6 +121,7 @@ pub(super) fn attach(config: &config::Guard, registry: &Registry) -> Result<Guar
             maps,
         }),
         log: Mutex::new(Some(log)),
+        events: Mutex::new(Some(events)),
     })
 }
 

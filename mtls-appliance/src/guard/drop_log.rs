@@ -6,8 +6,10 @@
 
 use std::io;
 use std::net::Ipv6Addr;
+use std::os::fd::AsRawFd;
 
 use aya::Ebpf;
+use aya::maps::{MapData, RingBuf};
 use aya_log::EbpfLogger;
 use log::{Log, Metadata, Record};
 use mtls_appliance_common::{Action, Reason};
@@ -33,15 +35,7 @@ impl DropLog {
     /// # Errors
     /// When the runtime cannot watch the ring.
     pub async fn run(self) -> io::Result<()> {
-        // SAFETY: the logger owns the map's file descriptor, hands out the same one for as long as it lives, and never closes
-        // it before; it lives in the `AsyncFd`.
-        let ring = unsafe { AsyncFd::register_with_interest(self.logger, Interest::READABLE) };
-        let mut ring = ring.map_err(|error| error.into_parts().1)?;
-        loop {
-            let mut ready = ring.readable_mut().await?;
-            ready.get_inner_mut().flush();
-            ready.clear_ready();
-        }
+        whenever_readable(self.logger, EbpfLogger::flush).await
     }
 
     /// Logs what is in the ring now.
@@ -53,6 +47,24 @@ impl DropLog {
 impl std::fmt::Debug for DropLog {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("DropLog").finish_non_exhaustive()
+    }
+}
+
+/// What owns the descriptor of a ring.
+pub(super) trait Ring: AsRawFd {}
+impl Ring for EbpfLogger<Forward> {}
+impl Ring for RingBuf<MapData> {}
+
+/// Has `read` empty a ring whenever there is something in it.
+pub(super) async fn whenever_readable<T: Ring>(ring: T, mut read: impl FnMut(&mut T)) -> io::Result<()> {
+    // SAFETY: each of the types that are a `Ring` owns the map's file descriptor, hands out the same one for as long as it
+    // lives, and never closes it before; it lives in the `AsyncFd`.
+    let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) };
+    let mut ring = ring.map_err(|error| error.into_parts().1)?;
+    loop {
+        let mut ready = ring.readable_mut().await?;
+        read(ready.get_inner_mut());
+        ready.clear_ready();
     }
 }
 
@@ -75,7 +87,7 @@ fn in_words(numbers: &str) -> Option<String> {
 }
 
 /// The logger that is installed when a record comes, not the one at the time the ring was opened.
-struct Forward;
+pub(super) struct Forward;
 
 impl Log for Forward {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {

@@ -10,7 +10,7 @@ use mtls_appliance_common::layout::PROGRAM;
 use super::error::chain;
 use super::pinned::verdict;
 use super::tables::Tables;
-use super::{DropLog, GuardCounters, GuardError, Verdict, contents, environment, object};
+use super::{DropLog, EventStream, GuardCounters, GuardError, Sample, Verdict, contents, environment, object};
 use crate::config;
 use crate::registry::Registry;
 
@@ -20,6 +20,7 @@ pub struct LoadedGuard {
     ebpf: Ebpf,
     tables: Mutex<Tables>,
     log: Mutex<Option<DropLog>>,
+    events: Mutex<EventStream>,
 }
 
 impl LoadedGuard {
@@ -32,8 +33,9 @@ impl LoadedGuard {
         let mut ebpf = load_object(&mut EbpfLoader::new())?;
         load_program(&mut ebpf)?;
         let log = DropLog::take(&mut ebpf)?;
+        let events = Mutex::new(EventStream::take(&mut ebpf)?);
         let tables = Tables::take(&mut ebpf)?;
-        let guard = LoadedGuard { ebpf, tables: Mutex::new(tables), log: Mutex::new(Some(log)) };
+        let guard = LoadedGuard { ebpf, tables: Mutex::new(tables), log: Mutex::new(Some(log)), events };
         guard.beat()?;
         guard.update(config, registry)?;
         Ok(guard)
@@ -84,6 +86,13 @@ impl LoadedGuard {
     /// When the kernel does not let them be read.
     pub fn counters(&self) -> Result<GuardCounters, GuardError> {
         self.tables().counters()
+    }
+
+    /// The sampled events since the last call.
+    pub fn events(&self) -> Vec<Sample> {
+        let events = self.events.lock().unwrap_or_else(PoisonError::into_inner).waiting();
+        let tables = self.tables();
+        events.iter().map(|event| Sample::of(event, &tables)).collect()
     }
 
     /// As [`super::Guard::log_stream`].

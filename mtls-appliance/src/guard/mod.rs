@@ -9,6 +9,7 @@ mod attach;
 mod drop_log;
 mod environment;
 mod error;
+mod events;
 mod loaded;
 mod netlink;
 mod object;
@@ -23,12 +24,13 @@ use std::time::{Duration, Instant};
 
 use aya::Ebpf;
 use aya::maps::MapData;
-use mtls_appliance_common::Reason;
 use mtls_appliance_common::layout::Policy;
 use mtls_appliance_common::pace::Pace;
+use mtls_appliance_common::{Event, Reason};
 
 pub use self::drop_log::DropLog;
 pub use self::error::GuardError;
+pub use self::events::{EventStream, Sample};
 pub use self::loaded::LoadedGuard;
 pub use self::netlink::XdpAttachment;
 pub use self::object::object;
@@ -53,6 +55,7 @@ pub struct Guard {
     pins: Pins,
     state: Mutex<State>,
     log: Mutex<Option<DropLog>>,
+    events: Mutex<Option<EventStream>>,
 }
 
 /// What a reload changes, and an interface that is made anew.
@@ -195,6 +198,16 @@ impl Guard {
     /// The stream of sampled drops; the first call takes it. Drive it with [`DropLog::run`].
     pub fn log_stream(&self) -> Option<DropLog> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// The stream of sampled events; the first call takes it. Drive it with [`EventStream::run`].
+    pub fn event_stream(&self) -> Option<EventStream> {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// An event as people read it.
+    pub fn sample(&self, event: &Event) -> Sample {
+        Sample::of(event, &self.state().tables)
     }
 
     /// Detaches the guard of this interface and removes its pins, whoever attached it. The paths that were removed; none when

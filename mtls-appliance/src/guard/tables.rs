@@ -214,7 +214,7 @@ impl std::fmt::Debug for Tables {
 }
 
 /// The time by the clock that the program reads, in nanoseconds.
-fn now() -> u64 {
+pub(super) fn now() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
 }

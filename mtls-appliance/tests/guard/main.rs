@@ -561,6 +561,14 @@ fn a_flood_of_drops_does_not_become_a_flood_of_logs() {
     let stranger: IpAddr = "2001:db8:dead::1".parse().unwrap();
     guard.run(&ethernet(0x86dd, &ipv6(stranger, &[], 6, &tcp(8443))), 1_000_000).unwrap();
     let seconds = begin.elapsed().as_secs() as usize;
+    let events = guard.events();
+    assert!(!events.is_empty() && events.len() <= seconds + 2, "{} events in {seconds} s", events.len());
+    let event = &events[0];
+    assert_eq!((event.action, event.reason), ("dropped", "unregistered_source"));
+    assert_eq!((event.source, event.source_port), (stranger, 49152));
+    assert_eq!((event.destination.to_string().as_str(), event.destination_port), ("2001:db8::1", 8443));
+    assert_eq!(event.organisation, None);
+    assert!(guard.events().is_empty(), "told twice");
     let mut log = guard.log_stream().unwrap();
     log.flush();
     let lines = LINES.lock().unwrap();

@@ -165,9 +165,17 @@ impl Appliance {
     /// # Errors
     /// When it does not end in time.
     pub fn run_with_file(place: &Place, command: &str, configuration: &Path) -> anyhow::Result<Finished> {
+        Self::begin(place, command, configuration)?.wait(Deadline::seconds(PATIENCE))
+    }
+
+    /// Starts `mtls-appliance <command> --config F` with a file as it is, and does not wait.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn begin(place: &Place, command: &str, configuration: &Path) -> anyhow::Result<Process> {
         let mut invocation = Command::new(appliance_binary()?);
         invocation.args(command.split(' ')).arg("--config").arg(configuration);
-        Process::start(&format!("mtls-appliance {command}"), place, &mut invocation)?.wait(Deadline::seconds(PATIENCE))
+        Process::start(&format!("mtls-appliance {command}"), place, &mut invocation)
     }
 
     /// Runs it to its end as the user `nobody`, who may read the certificates, and of the keys those in `readable`.
