@@ -242,9 +242,10 @@ impl Daemon {
             Presence::Attached => (Level::Warn, "guards the interface again"),
             Presence::NoInterface => (Level::Error, "the interface is gone; guard it when it is back: guard attach"),
             Presence::NoProgram => (Level::Error, "the interface is not guarded; run guard attach, or restart"),
-            Presence::OtherProgram => {
-                (Level::Error, "the interface has a program that is not this guard; see bpftool net")
-            }
+            Presence::OtherProgram => (
+                Level::Error,
+                "the interface has a program with other maps, which no reload reaches; restart the appliance",
+            ),
         };
         if presence != Presence::Attached {
             self.shared.counters.refuse("guard_failed", presence.name());

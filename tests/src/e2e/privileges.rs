@@ -21,6 +21,7 @@ cases!("privileges":
     another_user_needs_the_same_three,
     each_missing_capability_is_named,
     an_interface_made_anew_is_guarded_again_by_who_may_and_then_by_the_appliance,
+    a_guard_detached_and_attached_beside_the_appliance_is_out_of_its_reach_and_it_says_so,
     a_low_port_needs_one_more,
     a_file_that_only_roots_power_opens_is_missed_at_once,
 );
@@ -202,6 +203,24 @@ fn an_interface_made_anew_is_guarded_again_by_who_may_and_then_by_the_appliance(
     ensure!(line["outcome"] == "ok", "{line}");
     ensure!(connects(&net, Net::UNREGISTERED)? && !connects(&net, Net::REGISTERED)?);
     has_none(&appliance)
+}
+
+fn a_guard_detached_and_attached_beside_the_appliance_is_out_of_its_reach_and_it_says_so(
+    lab: &Lab,
+) -> anyhow::Result<()> {
+    let Guarded { net, mut appliance, origin: _origin, _bpf } = guarded(lab, "auto")?;
+    let configuration = lab.path("appliance.toml");
+    for (command, presence) in [("guard detach", "no_program"), ("guard attach", "other_program")] {
+        let finished = Appliance::run_with_file(&net.appliance, command, &configuration)?;
+        ensure!(finished.status.success(), "{}", finished.output());
+        appliance.wait_event("guard", |line| line["presence"] == presence)?;
+        ensure!(appliance.counter(&format!("guard_failed.{presence}"))? == 1);
+    }
+    // It is left alone: whoever attached it may be another appliance.
+    ensure!(attached(&net)? && !connects(&net, Net::UNREGISTERED)?);
+    let status = appliance.status()?;
+    ensure!(status["guard"]["status"]["attached"] == false && status["guard"]["held_by"].is_null(), "{status}");
+    Ok(())
 }
 
 fn a_low_port_needs_one_more(lab: &Lab) -> anyhow::Result<()> {
