@@ -266,9 +266,9 @@ impl Rates {
             lines.push_str(&format!("  {code:<26} {:>12.1} {:>12.1}\n", rate(*packets), rate(*over)));
         }
         match &self.sources {
-            None => {
-                lines.push_str("\n  sources that were dropped: not known, for no appliance runs that samples them\n")
-            }
+            None => lines.push_str(
+                "\n  sources that were dropped: not known, for no appliance runs, or as many watch it as may\n",
+            ),
             Some(sources) => {
                 let most = self.sampled_per_second;
                 lines.push_str(&format!(
