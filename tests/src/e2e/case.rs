@@ -1,5 +1,7 @@
 //! A test: a function whose name is the sentence it shows.
 
+use std::sync::{Condvar, Mutex, PoisonError};
+
 use libtest_mimic::{Completion, Failed, Trial};
 use mtls_appliance_tests::harness::{Lab, Skip};
 
@@ -26,6 +28,7 @@ impl Case {
     }
 
     fn perform(&self) -> Result<Completion, Failed> {
+        let _turn = Turn::of(self.module);
         let lab = Lab::create().map_err(|error| format!("cannot prepare the test: {error:#}"))?;
         match (self.run)(&lab) {
             Ok(()) => Ok(Completion::Completed),
@@ -36,6 +39,41 @@ impl Case {
                 }
                 None => Err(format!("{error:#}\n{}", lab.transcripts()).into()),
             },
+        }
+    }
+}
+
+/// Modules that keep the whole machine busy. They stand at the end of the list, and begin when all others have ended, whose
+/// deadlines they would tear.
+const BUSY: [&str; 3] = ["load", "differential", "soak"];
+
+/// How many tests of other modules run.
+static OTHERS: Mutex<usize> = Mutex::new(0);
+static OTHERS_ENDED: Condvar = Condvar::new();
+
+/// The time of one test.
+struct Turn {
+    counted: bool,
+}
+
+impl Turn {
+    fn of(module: &str) -> Self {
+        let mut others = OTHERS.lock().unwrap_or_else(PoisonError::into_inner);
+        let counted = !BUSY.contains(&module);
+        if counted {
+            *others += 1;
+        } else {
+            drop(OTHERS_ENDED.wait_while(others, |others| *others > 0));
+        }
+        Self { counted }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if self.counted {
+            *OTHERS.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+            OTHERS_ENDED.notify_all();
         }
     }
 }

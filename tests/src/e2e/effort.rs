@@ -1,14 +1,7 @@
 //! How much the long tests do: by their own default, less where the CPU is emulated, and as the environment says.
 
 use anyhow::Context;
-
-/// Whether this runs in a virtual machine, whose CPU is emulated and slow.
-pub(crate) fn emulated() -> bool {
-    let kernel = std::env::var("MTLS_KERNEL").unwrap_or_default();
-    ["6.1", "6.12", "7"].iter().any(|guest| {
-        kernel.strip_prefix(guest).is_some_and(|rest| !rest.starts_with(|next: char| next.is_ascii_digit()))
-    })
-}
+pub(crate) use mtls_appliance_tests::harness::emulated;
 
 /// What a variable says, if it is set.
 pub(crate) fn given(variable: &str) -> anyhow::Result<Option<u64>> {

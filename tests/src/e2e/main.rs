@@ -90,8 +90,8 @@ fn main() -> ExitCode {
         guard_upgrade::CASES,
         privileges::CASES,
         host::CASES,
-        load::CASES,
         lockout::CASES,
+        load::CASES,
         differential::CASES,
         soak::CASES,
     ];

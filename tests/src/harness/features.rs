@@ -92,3 +92,12 @@ fn ktls_missing() -> Option<String> {
     let loaded = available.split_whitespace().any(|word| word == "tls");
     (!loaded).then(|| "this kernel has no TLS (tcp_available_ulp does not list it; modprobe tls?)".to_owned())
 }
+
+/// Whether this runs in a virtual machine, whose CPU is emulated and slow.
+#[must_use]
+pub fn emulated() -> bool {
+    let kernel = std::env::var("MTLS_KERNEL").unwrap_or_default();
+    ["6.1", "6.12", "7"].iter().any(|guest| {
+        kernel.strip_prefix(guest).is_some_and(|rest| !rest.starts_with(|next: char| next.is_ascii_digit()))
+    })
+}

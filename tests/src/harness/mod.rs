@@ -33,7 +33,7 @@ pub use control::{Between, ControlPeer};
 pub use curl::{Curl, CurlAnswer};
 pub use deadline::{Deadline, wait_until};
 pub use dns::NameServer;
-pub use features::{Feature, Skip};
+pub use features::{Feature, Skip, emulated};
 pub use granted::{Granted, run_with_capabilities};
 pub use incoming::Incoming;
 pub use lab::{Lab, clean_up};

@@ -8,14 +8,15 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use anyhow::{Context, anyhow, bail};
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use super::features::emulated;
 use super::lab::tool;
 
 /// Where something runs.
@@ -191,9 +192,12 @@ impl Net {
     }
 }
 
-/// A BPF file system of its own, unmounted with this value.
+/// A BPF file system of its own, unmounted with this value. On an emulated machine there is one at a time: the kernel patches
+/// its own code when an XDP program comes or goes, and QEMU may still run the old code on another CPU, where packets
+/// pass another test's program; the kernel panics then (int3 in bpf_dispatcher_xdp_func).
 pub struct BpfFs {
     path: PathBuf,
+    _one: Option<MutexGuard<'static, ()>>,
 }
 
 impl BpfFs {
@@ -202,10 +206,12 @@ impl BpfFs {
     /// # Errors
     /// Without privilege or without BPF in the kernel.
     pub fn mount(path: &Path) -> anyhow::Result<Self> {
+        static ONE: Mutex<()> = Mutex::new(());
+        let one = emulated().then(|| ONE.lock().unwrap_or_else(PoisonError::into_inner));
         std::fs::create_dir_all(path)?;
         rustix::mount::mount("bpf", path, "bpf", MountFlags::empty(), None)
             .with_context(|| format!("cannot mount a BPF file system at {}", path.display()))?;
-        Ok(Self { path: path.to_owned() })
+        Ok(Self { path: path.to_owned(), _one: one })
     }
 }
 

@@ -34,8 +34,14 @@ use crate::{
 /// The program of the end-to-end tests, and the appliance it tests.
 const TESTS: &str = "e2e";
 const APPLIANCE: &str = "mtls-appliance";
-/// Runs the first program and then the second with the same arguments, whatever becomes of the first.
-const BOTH: &str = r#"second=$1; shift; "$0" "$@"; first=$?; "$second" "$@" && exit $first"#;
+/// How many end-to-end tests run at the same time: twice as many as the machine of the gate and the virtual machine have CPUs,
+/// for most of them wait.
+const AT_ONCE: &str = "4";
+/// Runs the first program and then the second, so many tests at once, with the same arguments, whatever becomes of the first. Of the tests of the XDP
+/// program one at a time: the kernel patches its own code when a program comes or goes, which the emulated machine
+/// does not survive while another CPU runs packets through one.
+const BOTH: &str = r#"second=$1 at_once=$2; shift 2
+"$0" "$@" --test-threads 1; first=$?; "$second" "$@" --test-threads "$at_once" && exit $first"#;
 /// The size of the largest bodies in MiB; the tests do with 128 where it is not set.
 const LARGE_BODIES: &str = "MTLS_BIG_MIB";
 const LARGE_BODIES_USUALLY: u64 = 128;
@@ -267,7 +273,7 @@ fn native(bench: &Bench, arguments: &TestArguments, strict: bool) -> Result<Stag
         let reason = "needs root for network namespaces and XDP; run it as root, or where sudo asks for no password";
         return Ok(Stage { name, outcome: Outcome::Skipped(reason.to_owned()) });
     };
-    command.envs(environment).args(&arguments.filter);
+    command.envs(environment).args(["--test-threads", AT_ONCE]).args(&arguments.filter);
     let step = Step::begin_talkative(format!("end-to-end tests on {name}"));
     let (mut reading, success) = listen(&mut command, "[native] ")?;
     reading.end_to_end = true;
@@ -291,6 +297,7 @@ fn virtual_machine(
     ]
     .map(|(from, to)| (from.clone(), place(to).display().to_string()))
     .into();
+    let in_guest = |name: &str| place(name).display().to_string();
     let guest = Guest {
         kernel,
         files,
@@ -301,17 +308,11 @@ fn virtual_machine(
             &kernel.to_string(),
             "xdp,netns,ktls,nginx",
         ),
-        command: [
-            "sh",
-            "-c",
-            BOTH,
-            &place(build::GUARD_TESTS).display().to_string(),
-            &place(TESTS).display().to_string(),
-        ]
-        .into_iter()
-        .map(str::to_owned)
-        .chain(arguments.filter.clone())
-        .collect(),
+        command: ["sh", "-c", BOTH, &in_guest(build::GUARD_TESTS), &in_guest(TESTS), AT_ONCE]
+            .map(str::to_owned)
+            .into_iter()
+            .chain(arguments.filter.clone())
+            .collect(),
         memory_mib: arguments.memory,
         count_instructions: arguments.count_instructions,
         deadline: Duration::from_secs(arguments.timeout).saturating_add(more_time),
