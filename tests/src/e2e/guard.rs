@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use mtls_appliance_tests::harness::names::{EXIT_CONFIGURATION, EXIT_ENVIRONMENT, UNREGISTERED_SOURCE};
 use mtls_appliance_tests::harness::{
-    Appliance, BpfFs, Client, Deadline, Feature, Lab, Net, Origin, Place, Settings, wait_until,
+    Appliance, BpfFs, Client, Deadline, Feature, Finished, Lab, Net, Origin, Place, Settings, wait_until,
 };
 use rustix::process::Signal;
 
@@ -200,60 +200,50 @@ fn an_interface_that_does_not_exist_is_refused(lab: &Lab) -> anyhow::Result<()> 
     Ok(())
 }
 
-fn a_failed_start_leaves_nothing_attached(lab: &Lab) -> anyhow::Result<()> {
+/// A start that the environment refuses, and that leaves neither a program nor pins behind.
+fn refused(lab: &Lab, start: impl FnOnce(&Net, &Settings) -> anyhow::Result<Finished>) -> anyhow::Result<Finished> {
     Feature::Netns.need()?;
     Feature::Xdp.need()?;
     let folder = lab.path("bpf");
     let _bpf = BpfFs::mount(&folder)?;
     let net = Net::create()?;
     let pins = folder.join("guard").display().to_string();
-    // The port is taken, which only turns out at the very end of the start.
-    let taken = at(Net::REGISTERED)?;
-    let _holder = net.appliance.enter(|| Ok(TcpListener::bind(taken)?))?;
-    let settings = settings(&pins, "auto")(lab.settings(taken, SocketAddr::new(Net::ORIGIN.parse()?, 9443))?);
-    let finished = Appliance::run(lab, &net.appliance, "run", &settings)?;
+    let origin = SocketAddr::new(Net::ORIGIN.parse()?, 9443);
+    let settings = settings(&pins, "auto")(lab.settings(at(Net::REGISTERED)?, origin)?);
+    let finished = start(&net, &settings)?;
     ensure!(finished.status.code() == Some(EXIT_ENVIRONMENT), "{}: {}", finished.status, finished.output());
     ensure!(!attached(&net)?, "half attached: {}", net.front_link()?);
     let left = std::fs::read_dir(folder.join("guard")).map(|entries| entries.count()).unwrap_or_default();
     ensure!(left == 0, "{left} pinned objects were left behind");
-    Ok(())
+    Ok(finished)
+}
+
+fn a_failed_start_leaves_nothing_attached(lab: &Lab) -> anyhow::Result<()> {
+    refused(lab, |net, settings| {
+        // The port is taken, which only turns out at the very end of the start.
+        let taken = at(Net::REGISTERED)?;
+        let _holder = net.appliance.enter(|| Ok(TcpListener::bind(taken)?))?;
+        Appliance::run(lab, &net.appliance, "run", settings)
+    })
+    .map(drop)
 }
 
 fn without_privilege_the_guard_is_an_environment_error(lab: &Lab) -> anyhow::Result<()> {
-    Feature::Netns.need()?;
-    Feature::Xdp.need()?;
-    let net = Net::create()?;
-    let folder = lab.path("bpf");
-    let _bpf = BpfFs::mount(&folder)?;
-    let pins = folder.join("guard").display().to_string();
-    let origin = SocketAddr::new(Net::ORIGIN.parse()?, 9443);
-    let settings = settings(&pins, "auto")(lab.settings(at(Net::REGISTERED)?, origin)?);
     let readable = ["edge.key", "appliance-client.key"];
-    let finished = Appliance::run_as_nobody(lab, &net.appliance, "run", &settings, &readable)?;
-    ensure!(finished.status.code() == Some(EXIT_ENVIRONMENT), "{}: {}", finished.status, finished.output());
+    let finished =
+        refused(lab, |net, settings| Appliance::run_as_nobody(lab, &net.appliance, "run", settings, &readable))?;
     ensure!(finished.stderr.contains("CAP_") || finished.stderr.contains("root"), "no remedy: {}", finished.output());
     ensure!(finished.stderr.contains("guard"), "the guard is not named: {}", finished.output());
-    ensure!(!attached(&net)?);
-    ensure!(!folder.join("guard").exists(), "the folder of the pins was left behind");
     Ok(())
 }
 
 fn a_kernel_without_bpf_is_an_environment_error_that_names_the_way_out(lab: &Lab) -> anyhow::Result<()> {
-    Feature::Netns.need()?;
-    Feature::Xdp.need()?;
-    let net = Net::create()?;
-    let folder = lab.path("bpf");
-    let _bpf = BpfFs::mount(&folder)?;
-    let pins = folder.join("guard").display().to_string();
-    let origin = SocketAddr::new(Net::ORIGIN.parse()?, 9443);
-    let settings = settings(&pins, "auto")(lab.settings(at(Net::REGISTERED)?, origin)?);
-    let finished = Appliance::run_with_fault(lab, &net.appliance, &settings, "bpf:error=ENOSYS", "bpf(")?;
-    ensure!(finished.status.code() == Some(EXIT_ENVIRONMENT), "{}: {}", finished.status, finished.output());
+    let finished = refused(lab, |net, settings| {
+        Appliance::run_with_fault(lab, &net.appliance, settings, "bpf:error=ENOSYS", "bpf(")
+    })?;
     for part in ["[guard]", "CONFIG_BPF_SYSCALL", "remove the [guard] table"] {
         ensure!(finished.stderr.contains(part), "no {part:?}: {}", finished.output());
     }
-    ensure!(!attached(&net)?, "{}", net.front_link()?);
-    ensure!(!folder.join("guard").exists(), "the folder of the pins was left behind");
     Ok(())
 }
 
