@@ -279,6 +279,12 @@ impl Random {
     }
 }
 
+/// One in so many packets is enough on an emulated machine, as the end-to-end tests' environment names it: system calls cost
+/// ten times as much there, and all packets are tried on this machine's kernel.
+fn step() -> usize {
+    if std::env::var_os("MTLS_KERNEL").is_some() { 8 } else { 1 }
+}
+
 /// The one reason that was counted between two readings, and the organisation, if any.
 fn counted(before: &GuardCounters, after: &GuardCounters) -> (&'static str, Option<String>) {
     let mut reasons = after.reasons.iter().filter(|count| count.packets != before.reason(count.reason));
@@ -361,6 +367,7 @@ fn the_program_and_the_pure_verdict_agree_in_every_mode_and_about_addresses() {
         vec!["2001:db8::1".parse().unwrap(), "192.0.2.9".parse().unwrap()],
         vec!["10.0.0.1".parse().unwrap()],
     ];
+    let mut combination = 0;
     for mode in [GuardMode::Enforce, GuardMode::Observe, GuardMode::Off] {
         for addresses in &addresses {
             for management in [&[][..], &management] {
@@ -372,7 +379,9 @@ fn the_program_and_the_pure_verdict_agree_in_every_mode_and_about_addresses() {
                     ..config()
                 };
                 guard.update(&config, &registry).unwrap();
-                compare(&mut guard, &config, &registry, corpus().into_iter());
+                combination += 1;
+                let some = corpus().into_iter().skip(combination % step()).step_by(step());
+                compare(&mut guard, &config, &registry, some);
             }
         }
     }
@@ -462,7 +471,7 @@ fn the_program_and_the_pure_verdict_agree_on_mutated_packets() {
     };
     let corpus = corpus();
     let mut random = Random(0x6d74_6c73);
-    let frames: Vec<_> = (0..20_000)
+    let frames: Vec<_> = (0..20_000 / step())
         .map(|_| {
             let at = random.below(corpus.len());
             random.mutate(&corpus[at])

@@ -194,7 +194,10 @@ impl Appliance {
         settings.write(&configuration)?;
         // The folder that the binary lies in may be closed to others.
         let binary = lab.path("mtls-appliance");
-        std::fs::copy(appliance_binary()?, &binary)?;
+        // By a process of its own: while we had the copy open for writing, a child that another thread starts would have it
+        // open as well until it runs its program, and nobody could run the copy ("text file busy").
+        let copied = Command::new("cp").arg(appliance_binary()?).arg(&binary).status().context("cannot run cp")?;
+        ensure!(copied.success(), "cp failed: {copied}");
         for path in [configuration.clone(), lab.path("")].into_iter().chain(readable.iter().map(|name| lab.path(name)))
         {
             chown(&path, Some(NOBODY), Some(NOBODY)).with_context(|| format!("cannot give away {}", path.display()))?;

@@ -29,6 +29,8 @@ impl Deadline {
     }
 }
 
+const LONGEST_PAUSE: Duration = Duration::from_millis(150);
+
 /// Polls until `ready` gives a value.
 ///
 /// # Errors
@@ -38,6 +40,8 @@ pub fn wait_until<T>(
     deadline: Deadline,
     mut ready: impl FnMut() -> anyhow::Result<Option<T>>,
 ) -> anyhow::Result<T> {
+    // To ask may mean to run a program: what takes long is asked about less and less often.
+    let mut pause = Duration::from_millis(10);
     loop {
         if let Some(value) = ready()? {
             return Ok(value);
@@ -45,6 +49,7 @@ pub fn wait_until<T>(
         if deadline.passed() {
             bail!("timed out waiting for {what}");
         }
-        thread::sleep(Duration::from_millis(10));
+        thread::sleep(pause);
+        pause = (pause * 3 / 2).min(LONGEST_PAUSE);
     }
 }
