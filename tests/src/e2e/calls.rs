@@ -125,7 +125,7 @@ fn one_connection_serves_many_requests_on_both_sides(lab: &Lab) -> anyhow::Resul
     ensure!(origin.journal("request")?.len() == paths.len());
     let connections = origin.journal("connection")?.len();
     ensure!(connections == 1, "{connections} connections to the origin for {} requests", paths.len());
-    ensure!(appliance.counter(counter::ORIGIN_CONNECTIONS)? == 1);
+    ensure!(appliance.wait_counter(counter::ORIGIN_CONNECTIONS, 1)? == 1);
     Ok(())
 }
 
@@ -235,7 +235,7 @@ fn the_access_log_has_a_line_for_each_request(lab: &Lab) -> anyhow::Result<()> {
         ensure!(line["bytes_in"] == 10 && line["bytes_out"] == 10 && line["method"] == "POST", "{line}");
     }
     ensure!(appliance.events(event::REQUEST).len() == 4);
-    ensure!(appliance.counter(counter::REQUESTS)? == 4);
+    ensure!(appliance.wait_counter(counter::REQUESTS, 4)? == 4);
     appliance.must_be_alive()
 }
 

@@ -424,7 +424,7 @@ fn watchers_see_the_packets_that_are_dropped_and_the_log_goes_on(lab: &Lab) -> a
     ensure!(fifth.status.code() == Some(EXIT_ENVIRONMENT), "{}", fifth.output());
     ensure!(fifth.stderr.contains("too_many"), "{}", fifth.output());
     drop(fourth);
-    ensure!(appliance.counter("watch_refused.too_many")? == 1);
+    ensure!(appliance.wait_counter("watch_refused.too_many", 1)? == 1);
 
     // They end with the appliance, and say so.
     let mut plain = plain;

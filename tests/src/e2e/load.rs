@@ -129,7 +129,7 @@ fn above(lab: &Lab, limit: &str, event: &str, counter: &str) -> anyhow::Result<(
     let sixth =
         Client::connect(&Place::Here, appliance.address(), &tls).and_then(|mut client| client.get("/bytes/10", &[]));
     ensure!(sixth.is_err(), "a sixth connection was served");
-    ensure!(appliance.counter(counter)? == 1, "{}", appliance.status()?["counters"]);
+    ensure!(appliance.wait_counter(counter, 1)? == 1, "{}", appliance.status()?["counters"]);
     let (_, reason) = counter.split_once('.').context("a counter of refusals")?;
     let line = appliance.wait_event(event, |_| true)?;
     ensure!(line["reason"] == reason, "{line}");

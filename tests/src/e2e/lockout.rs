@@ -28,6 +28,8 @@ cases!("lockout":
 
 const SSH: u16 = 22;
 const DHCP_SERVER: u16 = 67;
+/// How often a caller connects anew.
+const NEW_EVERY: Duration = Duration::from_millis(50);
 /// More openings than a caller here makes, and less than a forged source does where the machine is fast.
 const BURST: u32 = 150;
 /// How many sources are forged.
@@ -203,16 +205,16 @@ impl Flood<'_> {
     }
 
     fn opening(&self, number: u64) -> [u8; 40] {
-        let [low, high, third, ..] = number.to_le_bytes();
+        let [low, high, ..] = number.to_le_bytes();
         let [a, b, c] = self.from;
         // Neither the network, nor the appliance, nor the caller, nor everybody.
-        let source = [a, b, c, 3 + low % SOURCES];
+        let source = [a, b, c, 3 + (number % u64::from(SOURCES)) as u8];
         let mut packet = [0; 40];
         packet[..4].copy_from_slice(&[0x45, 0, 0, 40]);
         packet[8..10].copy_from_slice(&[64, 6]);
         packet[12..16].copy_from_slice(&source);
         packet[16..20].copy_from_slice(&self.to.octets());
-        packet[20..24].copy_from_slice(&[0x80 | high, third, (Net::PORT >> 8) as u8, Net::PORT as u8]);
+        packet[20..24].copy_from_slice(&[0x80 | high, low, (Net::PORT >> 8) as u8, Net::PORT as u8]);
         packet[24..28].copy_from_slice(&number.to_be_bytes()[4..]);
         packet[32..36].copy_from_slice(&[0x50, 2, 0xff, 0xff]);
         let mut sum: u32 = packet[12..].chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
@@ -241,14 +243,14 @@ impl Waits {
         let begun = Instant::now();
         while begun.elapsed() < time || waits.new.is_empty() {
             ensure!(begun.elapsed() < PATIENCE, "only {} requests in {PATIENCE:?}", waits.kept.len());
-            let begun = Instant::now();
+            let asked = Instant::now();
             ensure!(client.get("/bytes/100", &[])?.status == 200);
-            waits.kept.push(begun.elapsed());
-            if waits.kept.len().is_multiple_of(50) {
-                let begun = Instant::now();
+            waits.kept.push(asked.elapsed());
+            if begun.elapsed() >= NEW_EVERY * (waits.new.len() as u32 + 1) {
+                let asked = Instant::now();
                 client = connect().context("a new connection")?;
                 ensure!(client.get("/bytes/100", &[])?.status == 200);
-                waits.new.push(begun.elapsed());
+                waits.new.push(asked.elapsed());
             }
         }
         waits.kept.sort_unstable();

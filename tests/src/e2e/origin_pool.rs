@@ -115,7 +115,7 @@ fn a_request_without_room_waits_for_its_turn(lab: &Lab) -> anyhow::Result<()> {
         ensure!(client.response("GET")?.status == 200);
     }
     ensure!(connections(&origin)? == 2);
-    ensure!(appliance.counter("requests_queued")? == 2);
+    ensure!(appliance.wait_counter("requests_queued", 2)? == 2);
     waiting(&appliance, 0)
 }
 
@@ -198,7 +198,7 @@ fn the_bound_on_connections_holds_under_load(lab: &Lab) -> anyhow::Result<()> {
         anyhow::Ok(most)
     })?;
     ensure!((1..=3).contains(&most), "{most} connections at once");
-    ensure!(appliance.counter("requests_queued")? > 0);
+    ensure!(appliance.wait_counter("requests_queued", 1)? > 0);
     Ok(())
 }
 

@@ -57,7 +57,7 @@ fn ended(appliance: &Appliance, begin: Instant, counter: &str, blame: &str) -> a
     let took = begin.elapsed();
     let reason = counter.rsplit('.').next().unwrap_or_default();
     ensure!(line["reason"] == reason && line["blame"] == blame, "not {blame}'s {reason}: {line}");
-    ensure!(appliance.counter(counter)? == 1, "{counter} is not 1");
+    ensure!(appliance.wait_counter(counter, 1)? == 1, "{counter} is not 1");
     ensure!(took >= GRACE && took < Duration::from_secs(18), "after {took:?}: {line}");
     Ok(line)
 }
@@ -67,7 +67,7 @@ fn survives(appliance: &Appliance, mut client: Client, requests: usize) -> anyho
     let line = appliance.wait_requests(requests)?;
     ensure!(line["status"] == 200 && line["reason"].is_null(), "{line}");
     ensure!(client.get("/bytes/1000", &[])?.body == pattern::bytes(1000), "the connection did not survive");
-    ensure!(appliance.counter("connections_accepted")? == 1);
+    ensure!(appliance.wait_counter("connections_accepted", 1)? == 1);
     Ok(())
 }
 

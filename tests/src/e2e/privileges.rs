@@ -179,7 +179,7 @@ fn an_interface_made_anew_is_guarded_again_by_who_may_and_then_by_the_appliance(
     let before = appliance.wait_guard_packets(UNREGISTERED_SOURCE, 1)?;
     net.remove_front()?;
     appliance.wait_event("guard", |line| line["presence"] == "no_interface")?;
-    ensure!(appliance.counter("guard_failed.no_interface")? == 1);
+    ensure!(appliance.wait_counter("guard_failed.no_interface", 1)? == 1);
     ensure!(appliance.status()?["guard"]["status"]["attached"] == false);
 
     net.make_front()?;
@@ -214,7 +214,7 @@ fn a_guard_detached_and_attached_beside_the_appliance_is_out_of_its_reach_and_it
         let finished = Appliance::run_with_file(&net.appliance, command, &configuration)?;
         ensure!(finished.status.success(), "{}", finished.output());
         appliance.wait_event("guard", |line| line["presence"] == presence)?;
-        ensure!(appliance.counter(&format!("guard_failed.{presence}"))? == 1);
+        ensure!(appliance.wait_counter(&format!("guard_failed.{presence}"), 1)? == 1);
     }
     // It is left alone: whoever attached it may be another appliance.
     ensure!(attached(&net)? && !connects(&net, Net::UNREGISTERED)?);

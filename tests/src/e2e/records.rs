@@ -173,7 +173,7 @@ fn the_origins_tickets_do_not_disturb_the_answer(lab: &Lab) -> anyhow::Result<()
         ensure!(client.get(&format!("/bytes/{length}"), &["Connection: close"])?.sha256 == pattern::sha256(length));
     }
     if Feature::Ktls.missing().is_none() {
-        ensure!(appliance.counter("origin_sessions_offloaded")? > 0);
+        ensure!(appliance.wait_counter("origin_sessions_offloaded", 1)? > 0);
     }
     Ok(())
 }

@@ -64,7 +64,7 @@ fn noted(
     ensure!(lines.len() == logged + 1, "one refusal, several lines: {lines:?}");
     ensure!(line["peer"].as_str().is_some_and(|peer| peer.starts_with("127.0.0.1:")), "{line}");
     ensure!(line["reason"] == reason, "{reason} was expected: {line}");
-    ensure!(appliance.counter(&format!("handshake_refused.{reason}"))? > 0);
+    ensure!(appliance.wait_counter(&format!("handshake_refused.{reason}"), 1)? > 0);
     ensure!(origin.journal("request")?.is_empty(), "a refused caller reached the origin");
     Ok(line)
 }
@@ -339,6 +339,6 @@ fn a_hundred_refusals_leave_the_appliance_serving(lab: &Lab) -> anyhow::Result<(
         ensure!(good.get("/bytes/10", &[])?.status == 200);
     }
     ensure!(appliance.handshake_failures()? >= 50);
-    ensure!(appliance.counter(counter::HANDSHAKES)? == 1);
+    ensure!(appliance.wait_counter(counter::HANDSHAKES, 1)? == 1);
     appliance.must_be_alive()
 }

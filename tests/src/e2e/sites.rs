@@ -86,7 +86,7 @@ fn a_host_of_another_site_is_misdirected(lab: &Lab) -> anyhow::Result<()> {
         ensure!(answer.status == 421 && answer.text().contains(reason), "{host}: {answer}");
         let line = appliance.wait_event("request", |line| line["status"] == 421)?;
         ensure!(line["blame"] == "client", "{line}");
-        ensure!(appliance.counter(&format!("request_refused.{reason}"))? > 0);
+        ensure!(appliance.wait_counter(&format!("request_refused.{reason}"), 1)? > 0);
     }
     // A target in absolute form counts before Host (RFC 9112 3.2.2).
     let mut client = lab.client(&appliance)?;
@@ -102,7 +102,7 @@ fn a_name_of_no_site_is_refused_in_the_handshake(lab: &Lab) -> anyhow::Result<()
     ensure!(answer.exit == 35 && answer.status == 0, "{answer}");
     let line = appliance.wait_event("handshake_failed", |_| true)?;
     ensure!(line["reason"] == "unknown_server_name", "{line}");
-    ensure!(appliance.counter("handshake_refused.unknown_server_name")? == 1);
+    ensure!(appliance.wait_counter("handshake_refused.unknown_server_name", 1)? == 1);
     lab.curl(&appliance, "client-p256").ok("/bytes/10")?;
     ensure!(seen(&first)? == 1);
     Ok(())

@@ -107,7 +107,7 @@ fn bytes_flow_both_ways_at_once(lab: &Lab) -> anyhow::Result<()> {
     let line = ended(&appliance)?;
     ensure!(line["bytes_in"] == up && line["bytes_out"] == down && line["reason"].is_null(), "{line}");
     ensure!(line["duration_ms"].as_u64().is_some_and(|ms| ms > 0) && line["path"] == format!("/tunnel/{down}"));
-    ensure!(appliance.counter("tunnels_opened")? == 1 && appliance.counter("tunnel_bytes")? == up + down);
+    ensure!(appliance.wait_counter("tunnels_opened", 1)? == 1 && appliance.counter("tunnel_bytes")? == up + down);
     let seen = &origin.journal("request")?[0]["headers"];
     for field in [r#"["Upgrade","websocket"]"#, r#"["Connection","Upgrade"]"#, names::mydata::SERIAL_NUMBER] {
         ensure!(seen.to_string().contains(field), "{field} is not in {seen}");
@@ -185,7 +185,7 @@ fn a_websocket_is_refused_where_it_is_not_allowed(lab: &Lab) -> anyhow::Result<(
         // An origin that insists switches all the same.
         let error = lab.client(&appliance)?.websocket("/websocket").err().context("it was let through")?;
         ensure!(error.to_string().contains("502"), "{error}");
-        ensure!(appliance.counter("upgrade_dropped.protocol_not_allowed")? == 1);
+        ensure!(appliance.wait_counter("upgrade_dropped.protocol_not_allowed", 1)? == 1);
         ensure!(appliance.counter("tunnels_opened")? == 0);
     }
     Ok(())
@@ -309,7 +309,7 @@ fn an_idle_tunnel_is_closed_and_one_that_moves_is_not(lab: &Lab) -> anyhow::Resu
     ensure!(tunnel["proper"] == true && tunnel["bytes"] == 8, "{tunnel}");
     let line = ended(&appliance)?;
     ensure!(line["reason"] == "tunnel_idle" && line["blame"] == "appliance", "{line}");
-    ensure!(appliance.counter("tunnel_ended.tunnel_idle")? == 1);
+    ensure!(appliance.wait_counter("tunnel_ended.tunnel_idle", 1)? == 1);
     Ok(())
 }
 
@@ -399,7 +399,7 @@ fn a_withdrawn_registration_ends_a_tunnel_and_another_reload_does_not(lab: &Lab)
     ensure!(rest.is_empty() && !proper && begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
     let line = appliance.wait_requests(1)?;
     ensure!(line["reason"] == "unregistered_serial_number" && line["blame"] == "client", "{line}");
-    ensure!(appliance.counter("identity_refused.unregistered_serial_number")? == 1);
+    ensure!(appliance.wait_counter("identity_refused.unregistered_serial_number", 1)? == 1);
     arrived(&origin, 0, false)?;
     must_echo(&mut other, 1_000).context("a tunnel of an organisation that stayed")?;
     appliance.must_be_alive()
@@ -430,7 +430,7 @@ fn a_certificate_that_expires_ends_a_tunnel_and_an_open_connection(lab: &Lab) ->
     let headers_seen =
         origin.journal("request")?.iter().any(|request| request["request_line"].to_string().contains("/headers"));
     ensure!(!headers_seen, "the origin saw a request of an expired certificate");
-    ensure!(appliance.counter("identity_refused.certificate_expired")? == 2);
+    ensure!(appliance.wait_counter("identity_refused.certificate_expired", 2)? == 2);
     must_echo(&mut other, 1_000).context("a tunnel of a certificate that is good")?;
     appliance.must_be_alive()
 }
@@ -500,9 +500,9 @@ fn a_101_that_nobody_asked_for_is_a_502(lab: &Lab) -> anyhow::Result<()> {
         let mut client = lab.client(&appliance)?;
         let response = client.get(target, fields)?;
         ensure!(response.status == 502, "{target}: {:?}", response.head);
-        ensure!(appliance.counter(&format!("origin_failed.{reason}"))? > 0, "{target}");
+        ensure!(appliance.wait_counter(&format!("origin_failed.{reason}"), 1)? > 0, "{target}");
     }
-    ensure!(appliance.counter("origin_failed.unrequested_upgrade")? == 2);
+    ensure!(appliance.wait_counter("origin_failed.unrequested_upgrade", 2)? == 2);
     ensure!(appliance.counter("tunnels_opened")? == 0);
     Ok(())
 }

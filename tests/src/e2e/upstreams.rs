@@ -94,7 +94,7 @@ fn an_address_that_refuses_is_left_out_and_comes_back(lab: &Lab) -> anyhow::Resu
     }
     let line = appliance.wait_event("origin_out", |_| true)?;
     ensure!(line["reason"] == "ejected" && line["address"] == empty.to_string(), "{line}");
-    ensure!(appliance.counter("origin_out.ejected")? == 1);
+    ensure!(appliance.wait_counter("origin_out.ejected", 1)? == 1);
     let attempts = appliance.counter("origin_failed.connection_refused")?;
     ensure!((3..20).contains(&attempts), "{attempts} attempts");
     let at = state(&appliance, empty)?;
@@ -132,7 +132,7 @@ fn when_every_address_is_out_the_answer_comes_at_once(lab: &Lab) -> anyhow::Resu
     }
     // At most one request of each ejection is the one that tries, and it takes its 300 ms.
     ensure!(quick >= 15 && begun.elapsed() < Duration::from_secs(5), "{quick} in {:?}", begun.elapsed());
-    ensure!(appliance.counter("origin_failed.origin_out")? >= 15);
+    ensure!(appliance.wait_counter("origin_failed.origin_out", 15)? >= 15);
     drop(deaf);
     let origin = Origin::start(lab, &Place::Here, OriginKind::Scripted, addresses[0])?;
     wait_until("service to come back", Deadline::seconds(20), || {
@@ -336,7 +336,7 @@ fn a_name_is_looked_up_again_and_again(lab: &Lab) -> anyhow::Result<()> {
     ensure!(client.get("/bytes/4", &[])?.status == 200);
     server.say(&[]);
     ensure!(client.get("/bytes/4", &[])?.status == 200);
-    ensure!(appliance.counter("origin_unresolved.lookup_failed")? > 0);
+    ensure!(appliance.wait_counter("origin_unresolved.lookup_failed", 1)? > 0);
     Ok(())
 }
 

@@ -317,6 +317,20 @@ impl Appliance {
         status["counters"][name].as_u64().with_context(|| format!("no counter {name} in {}", status["counters"]))
     }
 
+    /// The same, once it has come to `at_least`: a request is counted when its answer has been written, which its caller may
+    /// have read before.
+    ///
+    /// # Errors
+    /// When it does not come to that in time.
+    pub fn wait_counter(&self, name: &str, at_least: u64) -> anyhow::Result<u64> {
+        let mut last = Value::Null;
+        wait_until(&format!("the counter {name} to reach {at_least}"), Deadline::seconds(PATIENCE), || {
+            last = self.status()?["counters"].take();
+            Ok(last[name].as_u64().filter(|count| *count >= at_least))
+        })
+        .map_err(|error| error.context(last.to_string()))
+    }
+
     /// All refused or failed handshakes, whatever the reason.
     ///
     /// # Errors

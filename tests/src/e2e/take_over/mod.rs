@@ -172,7 +172,7 @@ fn three_take_overs_under_load_cost_no_connection_and_no_request(lab: &Lab) -> a
         load.go_on(200)?;
         let done = || Ok(successor.status()?["predecessor"]["ended_after_s"].as_u64());
         wait_until("the successor to see the end", Deadline::seconds(20), done)?;
-        ensure!(successor.counter(counter::REQUESTS)? >= 200, "{}", successor.status()?);
+        ensure!(successor.wait_counter(counter::REQUESTS, 200)? >= 200, "{}", successor.status()?);
         appliance = successor;
     }
     let served = load.stop()?;
