@@ -6,6 +6,7 @@ use libtest_mimic::{Completion, Failed, Trial};
 use mtls_appliance_tests::harness::{Lab, Skip};
 
 /// One test of one module.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Case {
     pub(crate) module: &'static str,
     pub(crate) name: &'static str,
@@ -23,8 +24,8 @@ pub(crate) use cases;
 
 impl Case {
     /// The test as the runner takes it.
-    pub(crate) fn trial(&'static self) -> Trial {
-        Trial::ignorable_test(format!("{}::{}", self.module, self.name), || self.perform())
+    pub(crate) fn trial(self) -> Trial {
+        Trial::ignorable_test(format!("{}::{}", self.module, self.name), move || self.perform())
     }
 
     fn perform(&self) -> Result<Completion, Failed> {

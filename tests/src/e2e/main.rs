@@ -48,6 +48,7 @@ mod upstreams;
 
 use std::process::ExitCode;
 
+use case::Case;
 use libtest_mimic::Arguments;
 use mtls_appliance_tests::harness;
 
@@ -57,7 +58,7 @@ fn main() -> ExitCode {
     {
         return code;
     }
-    let modules = [
+    let free = [
         scripted_origin::CASES,
         calls::CASES,
         identity::CASES,
@@ -85,18 +86,27 @@ fn main() -> ExitCode {
         take_over::failures::CASES,
         socket_activation::CASES,
         configuration::CASES,
-        guard::CASES,
-        guard_commands::CASES,
-        guard_upgrade::CASES,
-        privileges::CASES,
         host::CASES,
-        lockout::CASES,
-        load::CASES,
-        differential::CASES,
-        soak::CASES,
     ];
-    let trials = modules.into_iter().flatten().map(|case| case.trial()).collect();
+    // On an emulated machine they run one at a time.
+    let with_guard = [guard::CASES, guard_commands::CASES, guard_upgrade::CASES, privileges::CASES, lockout::CASES];
+    let busy = [load::CASES, differential::CASES, soak::CASES];
+    let cases = spread(&with_guard.concat(), &free.concat()).into_iter().chain(busy.concat());
+    let trials = cases.map(Case::trial).collect();
     let conclusion = libtest_mimic::run(&Arguments::from_args(), trials);
     harness::clean_up();
     conclusion.exit_code()
+}
+
+/// The few evenly among the many, so that those that wait for one another do not come together.
+fn spread(few: &[Case], many: &[Case]) -> Vec<Case> {
+    let mut mixed = Vec::with_capacity(few.len() + many.len());
+    let mut few = few.iter().enumerate().peekable();
+    let (total, length) = (few.len(), many.len());
+    for (at, case) in many.iter().enumerate() {
+        mixed.extend(few.next_if(|(place, _)| place * length <= at * total).map(|(_, case)| *case));
+        mixed.push(*case);
+    }
+    mixed.extend(few.map(|(_, case)| *case));
+    mixed
 }
