@@ -33,6 +33,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "chunked_round_trip", run: targets::chunked_round_trip::run },
     Target { name: "control_records", run: targets::control_records::run },
     Target { name: "handshake_records", run: targets::handshake_records::run },
+    Target { name: "packet_verdict", run: targets::packet_verdict::run },
 ];
 
 /// The target of this name.
