@@ -1,6 +1,9 @@
 //! `cargo xtask build`: the appliance as one static program with the guard inside, and the tests that run on other kernels.
 
-use std::path::PathBuf;
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::Result;
 
@@ -27,17 +30,12 @@ pub(crate) struct Dist {
 pub(crate) fn build(workspace: &Workspace) -> Result<Dist> {
     let object = bpf::build(workspace)?;
     let step = Step::begin_talkative("building the appliance and its tests (release, static)");
-    let built = cargo::programs(
-        workspace
-            .cargo()
-            .args(["build", "--release", "--locked", "--bins", "--test", GUARD_TESTS, "--target", HOST_TARGET])
-            .args(["--package", "mtls-appliance", "--package", "mtls-appliance-tests"])
-            .env_remove("RUSTFLAGS")
-            .env_remove("CARGO_ENCODED_RUSTFLAGS")
-            // Static, so that the same file runs on any kernel's userspace, the virtual machine's included.
-            .env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS", "-Ctarget-feature=+crt-static")
-            .env("MTLS_GUARD_OBJECT", &object),
-    )?;
+    let built = cargo::programs(release(workspace, &object).args(["--bins", "--test", GUARD_TESTS]).args([
+        "--package",
+        "mtls-appliance",
+        "--package",
+        "mtls-appliance-tests",
+    ]))?;
     let mut programs = Vec::new();
     for program in built {
         let installed = workspace.dist().join(&program.name);
@@ -46,6 +44,19 @@ pub(crate) fn build(workspace: &Workspace) -> Result<Dist> {
     }
     step.done();
     Ok(Dist { programs })
+}
+
+/// A `cargo build` as all that is measured or handed out is built; what to build is still to be said.
+pub(crate) fn release(workspace: &Workspace, object: &Path) -> Command {
+    let mut command = workspace.cargo();
+    command
+        .args(["build", "--release", "--locked", "--target", HOST_TARGET])
+        .env_remove("RUSTFLAGS")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        // Static, so that the same file runs on any kernel's userspace, the virtual machine's included.
+        .env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS", "-Ctarget-feature=+crt-static")
+        .env("MTLS_GUARD_OBJECT", object);
+    command
 }
 
 /// The command: builds and says what is where.

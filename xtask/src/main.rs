@@ -3,6 +3,7 @@
 //! Each command is a module; this file only names them.
 
 mod attach;
+mod bench;
 mod bpf;
 mod build;
 mod cargo;
@@ -37,6 +38,12 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Measure what the appliance costs, beside its peers
+    ///
+    /// Builds the release, runs what is measured in interleaved rounds, as root (or by sudo, where it asks for no password),
+    /// and prints a Markdown table of medians with date, kernel, CPU and versions. Figures are worth something on a
+    /// machine that does nothing else.
+    Bench(bench::BenchArguments),
     /// Compile the XDP guard to target/bpf/mtls-guard.o
     ///
     /// Takes a rustup nightly that has rust-src when a bpf-linker of the same LLVM is in PATH; else Debian's
@@ -105,6 +112,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     match arguments.command {
         Command::Attach(arguments) => return attach::attach(&workspace, &arguments),
         Command::Detach(arguments) => return attach::detach(&workspace, &arguments),
+        Command::Bench(arguments) => bench::main(&workspace, &arguments)?,
         Command::Bpf(arguments) => bpf::main(&workspace, &arguments)?,
         Command::Build => build::main(&workspace)?,
         Command::Certs(arguments) => certs::main(&workspace, arguments)?,

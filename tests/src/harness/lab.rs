@@ -235,7 +235,10 @@ pub(super) fn appliance_binary() -> anyhow::Result<PathBuf> {
 }
 
 /// An executable from `MTLS_TOOLS`, `PATH` or the usual folders.
-pub(super) fn tool(name: &str) -> anyhow::Result<PathBuf> {
+///
+/// # Errors
+/// When it is in none of them.
+pub fn tool(name: &str) -> anyhow::Result<PathBuf> {
     let own = std::env::var_os("MTLS_TOOLS").map(PathBuf::from);
     let search = std::env::var_os("PATH").unwrap_or_default();
     let folders = own

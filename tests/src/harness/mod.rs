@@ -36,7 +36,7 @@ pub use dns::NameServer;
 pub use features::{Feature, Skip, emulated};
 pub use granted::{Granted, run_with_capabilities};
 pub use incoming::Incoming;
-pub use lab::{Lab, clean_up};
+pub use lab::{Lab, clean_up, tool};
 pub use network::{BpfFs, Namespace, Net, Place};
 pub use origin::{Origin, OriginKind, run_as_origin};
 pub use process::{Finished, Process};

@@ -65,7 +65,11 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    fn create(role: &str) -> anyhow::Result<Self> {
+    /// Makes one, with loopback up; `role` ends its name.
+    ///
+    /// # Errors
+    /// When `ip` fails.
+    pub fn create(role: &str) -> anyhow::Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("mtls-e2e-{}-{count}-{role}", std::process::id());
