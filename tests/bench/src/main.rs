@@ -4,6 +4,7 @@
 //! matter. Everything is measured in rounds that go through all subjects, so that whatever disturbs the machine for a while
 //! disturbs all of them, and the median of the rounds is told.
 
+mod flood;
 mod guard;
 mod report;
 mod statistics;
@@ -13,6 +14,7 @@ use std::process::ExitCode;
 
 use anyhow::ensure;
 use clap::{Parser, ValueEnum};
+use mtls_appliance_tests::harness;
 
 /// Measures areas, as root and in a mount namespace of its own.
 #[derive(Debug, Parser)]
@@ -32,12 +34,17 @@ struct Arguments {
 enum Area {
     /// The XDP program
     Guard,
+    /// What a flood of strangers does to callers
+    Flood,
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = harness::run_as_origin() {
+        return code;
+    }
     let arguments = Arguments::parse();
     let measured = measure(&arguments);
-    mtls_appliance_tests::harness::clean_up();
+    harness::clean_up();
     match measured {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -55,5 +62,6 @@ fn measure(arguments: &Arguments) -> anyhow::Result<()> {
     );
     arguments.areas.iter().try_for_each(|area| match area {
         Area::Guard => guard::measure(arguments.quick),
+        Area::Flood => flood::measure(arguments.quick),
     })
 }

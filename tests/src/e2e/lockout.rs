@@ -10,9 +10,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, ensure};
 use mtls_appliance_tests::harness::names::UNREGISTERED_SOURCE;
-use mtls_appliance_tests::harness::{Appliance, BpfFs, Client, Deadline, Feature, Lab, Net, wait_until};
+use mtls_appliance_tests::harness::{Appliance, BpfFs, Client, Deadline, Feature, Flood, Lab, Net, wait_until};
 use mtls_appliance_tests::pattern;
-use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, ipproto, recv, sendto, socket};
 use rustix::process::Signal;
 
@@ -172,61 +171,6 @@ fn a_session_lives_through_attaching_every_mode_and_detaching(lab: &Lab) -> anyh
     everything("detached")
 }
 
-/// TCP openings to the guarded port, each from another address and port of a network.
-struct Flood<'a> {
-    net: &'a Net,
-    /// The first three bytes of the addresses.
-    from: [u8; 3],
-    to: Ipv4Addr,
-}
-
-impl Flood<'_> {
-    /// Sends until told to stop; how many it were.
-    fn run(&self, stop: &AtomicBool) -> anyhow::Result<u64> {
-        self.net.caller.enter(|| {
-            // With this protocol the IP header is ours (raw(7)).
-            let socket = socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::RAW))?;
-            let mut sent = 0u64;
-            while !stop.load(Ordering::Relaxed) {
-                // A flood that leaves the other tests their CPUs.
-                if sent.is_multiple_of(20) {
-                    thread::sleep(Duration::from_millis(1));
-                }
-                let packet = self.opening(sent);
-                match sendto(&socket, &packet, SendFlags::empty(), &SocketAddrV4::new(self.to, 0)) {
-                    Ok(_) => sent += 1,
-                    // The interface's queue is full.
-                    Err(Errno::NOBUFS | Errno::AGAIN) => {}
-                    Err(error) => return Err(error).context("sending a forged packet"),
-                }
-            }
-            Ok(sent)
-        })
-    }
-
-    fn opening(&self, number: u64) -> [u8; 40] {
-        let [low, high, ..] = number.to_le_bytes();
-        let [a, b, c] = self.from;
-        // Neither the network, nor the appliance, nor the caller, nor everybody.
-        let source = [a, b, c, 3 + (number % u64::from(SOURCES)) as u8];
-        let mut packet = [0; 40];
-        packet[..4].copy_from_slice(&[0x45, 0, 0, 40]);
-        packet[8..10].copy_from_slice(&[64, 6]);
-        packet[12..16].copy_from_slice(&source);
-        packet[16..20].copy_from_slice(&self.to.octets());
-        packet[20..24].copy_from_slice(&[0x80 | high, low, (Net::PORT >> 8) as u8, Net::PORT as u8]);
-        packet[24..28].copy_from_slice(&number.to_be_bytes()[4..]);
-        packet[32..36].copy_from_slice(&[0x50, 2, 0xff, 0xff]);
-        let mut sum: u32 = packet[12..].chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
-        // The pseudo-header's protocol and length (RFC 9293 section 3.1).
-        sum += 6 + 20;
-        sum = (sum & 0xffff) + (sum >> 16);
-        sum = (sum & 0xffff) + (sum >> 16);
-        packet[36..38].copy_from_slice(&(!(sum as u16)).to_be_bytes());
-        packet
-    }
-}
-
 /// How long requests took, on a connection that lives and on new ones, sorted.
 struct Waits {
     kept: Vec<Duration>,
@@ -274,7 +218,7 @@ fn flooded(lab: &Lab, net: &Net, from: [u8; 3], to: &str) -> anyhow::Result<([Wa
     let time = Duration::from_secs(number("MTLS_FLOOD_SECONDS", 2, 2)?);
     let before = Waits::of(lab, net, time)?;
     let stop = AtomicBool::new(false);
-    let flood = Flood { net, from, to: to.parse()? };
+    let flood = Flood { place: &net.caller, from, to: to.parse()?, sources: SOURCES, gentle: true };
     let (during, sent) = thread::scope(|scope| {
         let flood = scope.spawn(|| flood.run(&stop));
         let during = Waits::of(lab, net, time);

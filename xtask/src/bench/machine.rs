@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Packages whose versions are told.
-const PEERS: [&str; 1] = ["xdp-tools"];
+const PEERS: [&str; 2] = ["xdp-tools", "nftables"];
 
 /// Date, kernel, CPU and versions, in a line. `stamp` says which packages the peers are.
 pub(crate) fn describe(workspace: &Workspace, stamp: &str) -> Result<String> {

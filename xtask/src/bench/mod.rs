@@ -19,7 +19,7 @@ use clap::{Args, ValueEnum};
 
 use self::rows::{Line, Row};
 use crate::{
-    bpf, build, cargo, debian, exec,
+    bpf, build, cargo, certs, debian, exec,
     progress::{Step, note},
     test,
     tools::{self, Tools, Wrapper},
@@ -27,15 +27,19 @@ use crate::{
 };
 
 const PROGRAM: &str = "bench";
+const APPLIANCE: &str = "mtls-appliance";
 /// The peers' packages, see provision.toml.
 const PEERS: &str = "peers";
 
-const WRAPPERS: [Wrapper; 1] = [Wrapper {
-    name: "xdp-filter",
-    program: "usr/sbin/xdp-filter",
-    arguments: "",
-    environment: "export LIBXDP_OBJECT_PATH=\"$root/usr/lib/x86_64-linux-gnu/bpf\"\n",
-}];
+const WRAPPERS: [Wrapper; 2] = [
+    Wrapper {
+        name: "xdp-filter",
+        program: "usr/sbin/xdp-filter",
+        arguments: "",
+        environment: "export LIBXDP_OBJECT_PATH=\"$root/usr/lib/x86_64-linux-gnu/bpf\"\n",
+    },
+    Wrapper { name: "nft", program: "usr/sbin/nft", arguments: "", environment: "" },
+];
 
 /// What `cargo xtask bench` takes.
 #[derive(Debug, Args)]
@@ -56,14 +60,17 @@ pub(crate) struct BenchArguments {
 pub(crate) enum Area {
     /// Time of the XDP program for a packet, beside xdp-filter
     Guard,
+    /// Packets a second of a flood of strangers, and callers' requests beside it; beside an nftables set, and nothing
+    Flood,
 }
 
 impl Area {
-    const ALL: [Self; 1] = [Self::Guard];
+    const ALL: [Self; 2] = [Self::Guard, Self::Flood];
 
     fn word(self) -> &'static str {
         match self {
             Self::Guard => "guard",
+            Self::Flood => "flood",
         }
     }
 }
@@ -72,7 +79,7 @@ impl Area {
 pub(crate) fn main(workspace: &Workspace, arguments: &BenchArguments) -> Result<()> {
     let mut command = with_rights()?;
     let areas = if arguments.areas.is_empty() { Area::ALL.to_vec() } else { arguments.areas.clone() };
-    let program = build(workspace)?;
+    build(workspace)?;
     let tools = Tools::provision(workspace)?;
     let peers = tools::wrap(&debian::provision(workspace, PEERS)?, &WRAPPERS)?;
     let path = env::join_paths(
@@ -80,8 +87,14 @@ pub(crate) fn main(workspace: &Workspace, arguments: &BenchArguments) -> Result<
     )
     .context("the path of this checkout has a `:` in it")?;
     command.arg(format!("PATH={}", path.to_string_lossy()));
+    command.arg(format!("MTLS_BIN={}", workspace.dist().join(APPLIANCE).display()));
+    command.arg(format!("MTLS_CERTS={}", certs::generate(workspace)?.display()));
     let outside = fs::read_link("/proc/self/ns/mnt").context("/proc is not mounted")?;
-    command.arg(program).arg("--outside").arg(outside).args(areas.iter().map(|area| area.word()));
+    command
+        .arg(workspace.dist().join(PROGRAM))
+        .arg("--outside")
+        .arg(outside)
+        .args(areas.iter().map(|area| area.word()));
     if arguments.quick {
         command.arg("--quick");
     }
@@ -89,12 +102,6 @@ pub(crate) fn main(workspace: &Workspace, arguments: &BenchArguments) -> Result<
     let step = Step::begin_talkative("measuring");
     let (rows, notes) = listen(&mut command)?;
     step.done();
-    if let Some(file) = &arguments.json {
-        let mut text = serde_json::to_string_pretty(&rows)?;
-        text.push('\n');
-        write(file, text)?;
-        note(format!("{} rows are in {}", rows.len(), file.display()));
-    }
     println!("{}\n", machine::describe(workspace, &debian::stamp(workspace, PEERS)?)?);
     for area in areas {
         println!("{}", table::markdown(&rows, area.word()));
@@ -102,22 +109,38 @@ pub(crate) fn main(workspace: &Workspace, arguments: &BenchArguments) -> Result<
     for note in notes {
         println!("- {note}");
     }
+    if let Some(file) = &arguments.json {
+        let mut text = serde_json::to_string_pretty(&rows)?;
+        text.push('\n');
+        write(file, text)?;
+        note(format!("{} rows are in {}", rows.len(), file.display()));
+    }
     Ok(())
 }
 
-/// Builds the measuring program as the appliance is built: the same profile, the same way of linking.
-fn build(workspace: &Workspace) -> Result<PathBuf> {
+/// Builds the measuring program and the appliance that it starts, both as they are handed out.
+fn build(workspace: &Workspace) -> Result<()> {
     let object = bpf::build(workspace)?;
-    let step = Step::begin_talkative("building the benchmark (release, static)");
+    let step = Step::begin_talkative("building the appliance and the benchmark (release, static)");
     let mut command = build::release(workspace, &object);
-    let built = cargo::programs(command.args(["--bin", PROGRAM, "--package", "mtls-appliance-bench"]))?;
-    let [program] = &built[..] else {
-        bail!("the benchmark should be one program, not {}", built.len());
-    };
-    let installed = workspace.dist().join(PROGRAM);
-    install(&program.path, &installed)?;
+    command.args([
+        "--bin",
+        APPLIANCE,
+        "--bin",
+        PROGRAM,
+        "--package",
+        "mtls-appliance",
+        "--package",
+        "mtls-appliance-bench",
+    ]);
+    let built = cargo::programs(&mut command)?;
+    for name in [APPLIANCE, PROGRAM] {
+        let program = built.iter().find(|program| program.name == name);
+        let program = program.with_context(|| format!("the build left no {name}"))?;
+        install(&program.path, &workspace.dist().join(name))?;
+    }
     step.done();
-    Ok(installed)
+    Ok(())
 }
 
 /// The beginning of a command line that runs a program as root, in a mount namespace of its own, with variables set.
