@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use mtls_appliance_tests::harness::names::{EXIT_CONFIGURATION, EXIT_ENVIRONMENT, UNREGISTERED_SOURCE};
 use mtls_appliance_tests::harness::{
-    Appliance, BpfFs, Client, Deadline, Feature, Finished, Lab, Net, Origin, Place, Settings, wait_until,
+    Appliance, BpfFs, Client, Deadline, Feature, Finished, Lab, Link, Net, Origin, Place, Settings, wait_until,
 };
 use rustix::process::Signal;
 
@@ -53,13 +53,23 @@ pub(crate) fn settings(pins: &str, mode: &str) -> impl FnOnce(Settings) -> Setti
 }
 
 pub(crate) fn guarded(lab: &Lab, mode: &str) -> anyhow::Result<Guarded> {
+    guarded_at(lab, Link::Veth, mode, |settings| settings)
+}
+
+/// The same with another link between callers and appliance, and changed settings.
+pub(crate) fn guarded_at(
+    lab: &Lab,
+    link: Link,
+    mode: &str,
+    change: impl FnOnce(Settings) -> Settings,
+) -> anyhow::Result<Guarded> {
     Feature::Netns.need()?;
     Feature::Xdp.need()?;
     let folder = lab.path("bpf");
     let bpf = BpfFs::mount(&folder)?;
-    let net = Net::create()?;
+    let net = Net::create_joined_by(link)?;
     let pins = folder.join("guard").display().to_string();
-    let (origin, appliance) = lab.appliance_in(&net, settings(&pins, mode))?;
+    let (origin, appliance) = lab.appliance_in(&net, |usual| change(settings(&pins, mode)(usual)))?;
     Ok(Guarded { net, origin, appliance, _bpf: bpf })
 }
 

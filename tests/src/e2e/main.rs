@@ -19,6 +19,7 @@ mod differential;
 mod effort;
 mod guard;
 mod guard_commands;
+mod guard_stacked;
 mod guard_upgrade;
 mod host;
 mod identity;
@@ -89,7 +90,14 @@ fn main() -> ExitCode {
         host::CASES,
     ];
     // On an emulated machine they run one at a time.
-    let with_guard = [guard::CASES, guard_commands::CASES, guard_upgrade::CASES, privileges::CASES, lockout::CASES];
+    let with_guard = [
+        guard::CASES,
+        guard_commands::CASES,
+        guard_upgrade::CASES,
+        guard_stacked::CASES,
+        privileges::CASES,
+        lockout::CASES,
+    ];
     let busy = [load::CASES, differential::CASES, soak::CASES];
     let cases = spread(&with_guard.concat(), &free.concat()).into_iter().chain(busy.concat());
     let trials = cases.map(Case::trial).collect();

@@ -1,6 +1,6 @@
 //! What the machine may lack, and whether a test may then be skipped.
 //!
-//! `MTLS_REQUIRE` (comma list of `netns`, `ktls`, `xdp`, `nginx`, `root`, or `all`) turns a skip for that reason into a failure.
+//! `MTLS_REQUIRE` (comma list of `netns`, `vlan`, `bond`, `ktls`, `xdp`, `nginx`, `root`, or `all`) turns a skip for that reason into a failure.
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -14,6 +14,10 @@ use super::network;
 pub enum Feature {
     /// Network namespaces and veth pairs.
     Netns,
+    /// VLAN devices.
+    Vlan,
+    /// Bonds.
+    Bond,
     /// Kernel TLS.
     Ktls,
     /// XDP programs, and a BPF file system to pin them in.
@@ -42,6 +46,8 @@ impl Feature {
     pub fn word(self) -> &'static str {
         match self {
             Self::Netns => "netns",
+            Self::Vlan => "vlan",
+            Self::Bond => "bond",
             Self::Ktls => "ktls",
             Self::Xdp => "xdp",
             Self::Nginx => "nginx",
@@ -74,11 +80,15 @@ impl Feature {
     #[must_use]
     pub fn missing(self) -> Option<String> {
         static NETNS: OnceLock<Option<String>> = OnceLock::new();
+        static VLAN: OnceLock<Option<String>> = OnceLock::new();
+        static BOND: OnceLock<Option<String>> = OnceLock::new();
         static XDP: OnceLock<Option<String>> = OnceLock::new();
         match self {
             Self::Netns => {
                 NETNS.get_or_init(|| network::probe().err().map(|e| format!("no network namespaces: {e:#}"))).clone()
             }
+            Self::Vlan => VLAN.get_or_init(|| network::probe_vlans().err().map(|e| format!("no VLANs: {e:#}"))).clone(),
+            Self::Bond => BOND.get_or_init(|| network::probe_bonds().err().map(|e| format!("no bonds: {e:#}"))).clone(),
             Self::Ktls => ktls_missing(),
             Self::Xdp => XDP.get_or_init(|| network::probe_bpf().err().map(|e| format!("no BPF: {e:#}"))).clone(),
             Self::Nginx => super::lab::tool("nginx").err().map(|e| format!("{e:#}")),

@@ -39,7 +39,7 @@ pub use flood::Flood;
 pub use granted::{Granted, run_with_capabilities};
 pub use incoming::Incoming;
 pub use lab::{Lab, clean_up, tool};
-pub use network::{BpfFs, Namespace, Net, Place};
+pub use network::{BpfFs, Link, Namespace, Net, Place};
 pub use origin::{Origin, OriginKind, run_as_origin};
 pub use process::{Finished, Process};
 pub use raw_tls::{ALERT, Cipher, DATA, HANDSHAKE, RECORD, RawClient, RawReader, RawServer, RawWriter};

@@ -100,6 +100,17 @@ impl Drop for Namespace {
     }
 }
 
+/// How callers and the appliance are joined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Link {
+    /// By a veth pair, which has the addresses.
+    Veth,
+    /// By a veth pair and so many VLANs upon it, each in the one before; the last has the addresses.
+    Vlans(usize),
+    /// By two veth pairs, bonded on both sides; the bonds have the addresses.
+    Bond,
+}
+
 /// Three hosts: callers on `10.77.2.0/24` (registered in the development registry) and `10.77.3.0/24` (not), the
 /// appliance at `.1` of each, and the origin at `10.77.9.2`; the same with `fd77:<n>::`.
 pub struct Net {
@@ -109,13 +120,18 @@ pub struct Net {
     pub appliance: Place,
     /// Where the origin runs.
     pub origin: Place,
+    link: Link,
     caller_namespace: Arc<Namespace>,
     appliance_namespace: Arc<Namespace>,
 }
 
 impl Net {
-    /// The appliance's interface towards callers.
+    /// The appliance's interface towards callers: the lower one of VLANs.
     pub const FRONT: &'static str = "front";
+    /// The members where that is a bond; [`Net::create_joined_by`] leaves the second one out of it.
+    pub const MEMBERS: [&'static str; 2] = ["front0", "front1"];
+    /// The VLANs upon it, the lowest first.
+    pub const VLANS: [&'static str; 2] = ["front.7", "front.7.8"];
     /// The port the appliance listens on there.
     pub const PORT: u16 = 8443;
     /// The appliance's address for registered callers.
@@ -134,6 +150,15 @@ impl Net {
     /// # Errors
     /// When `ip` fails.
     pub fn create() -> anyhow::Result<Self> {
+        Self::create_joined_by(Link::Veth)
+    }
+
+    /// Lays it out with that link between callers and appliance. Of a bond the appliance has one member yet: see
+    /// [`Net::add_member`].
+    ///
+    /// # Errors
+    /// When `ip` fails.
+    pub fn create_joined_by(link: Link) -> anyhow::Result<Self> {
         let caller = Arc::new(Namespace::create("caller")?);
         let appliance = Arc::new(Namespace::create("appliance")?);
         let origin = Namespace::create("origin")?;
@@ -144,6 +169,7 @@ impl Net {
             caller: Place::In(Arc::clone(&caller)),
             appliance: Place::In(Arc::clone(&appliance)),
             origin: Place::In(Arc::new(origin)),
+            link,
             caller_namespace: caller,
             appliance_namespace: appliance,
         };
@@ -156,14 +182,53 @@ impl Net {
     /// # Errors
     /// When `ip` fails: there is one.
     pub fn make_front(&self) -> anyhow::Result<()> {
-        join(&self.caller_namespace, "net0", &self.appliance_namespace, Self::FRONT)?;
-        let callers = ["10.77.2.2/24", "fd77:2::2/64", "10.77.3.2/24", "fd77:3::2/64"];
-        set_up(&self.caller_namespace, "net0", &callers)?;
-        set_up(
-            &self.appliance_namespace,
-            Self::FRONT,
-            &["10.77.2.1/24", "fd77:2::1/64", "10.77.3.1/24", "fd77:3::1/64"],
-        )
+        let (caller, appliance) = (&self.caller_namespace, &self.appliance_namespace);
+        let (outer, inner) = match self.link {
+            Link::Veth => {
+                join(caller, "net0", appliance, Self::FRONT)?;
+                ("net0", Self::FRONT)
+            }
+            Link::Vlans(count) => {
+                join(caller, "net0", appliance, Self::FRONT)?;
+                let outer = vlans(caller, "net0", &["net0.7", "net0.7.8"][..count])?;
+                (outer, vlans(appliance, Self::FRONT, &Self::VLANS[..count])?)
+            }
+            Link::Bond => {
+                let [first, second] = Self::MEMBERS;
+                join(caller, "net0", appliance, first)?;
+                join(caller, "net1", appliance, second)?;
+                bond(caller, "bond", &["net0", "net1"])?;
+                bond(appliance, Self::FRONT, &[first])?;
+                ("bond", Self::FRONT)
+            }
+        };
+        set_up(caller, outer, &["10.77.2.2/24", "fd77:2::2/64", "10.77.3.2/24", "fd77:3::2/64"])?;
+        set_up(appliance, inner, &["10.77.2.1/24", "fd77:2::1/64", "10.77.3.1/24", "fd77:3::1/64"])
+    }
+
+    /// Gives the bond its second member.
+    ///
+    /// # Errors
+    /// When `ip` fails.
+    pub fn add_member(&self) -> anyhow::Result<()> {
+        enslave(&self.appliance_namespace, Self::FRONT, Self::MEMBERS[1])
+    }
+
+    /// Takes the bond's first member out of service, as a cable does that is pulled.
+    ///
+    /// # Errors
+    /// When `ip` fails.
+    pub fn pull_member(&self) -> anyhow::Result<()> {
+        self.appliance_namespace.ip(&["link", "set", Self::MEMBERS[0], "down"]).map(drop)
+    }
+
+    /// Gives the link below the VLANs addresses too, for packets without a tag: `10.77.8.1` here, `.2` at the callers'.
+    ///
+    /// # Errors
+    /// When `ip` fails.
+    pub fn address_untagged(&self) -> anyhow::Result<()> {
+        set_up(&self.caller_namespace, "net0", &["10.77.8.2/24"])?;
+        set_up(&self.appliance_namespace, Self::FRONT, &["10.77.8.1/24"])
     }
 
     /// Removes that link, as a driver does that is unloaded.
@@ -225,6 +290,16 @@ impl Drop for BpfFs {
     }
 }
 
+/// Whether VLANs can be made here.
+pub(super) fn probe_vlans() -> anyhow::Result<()> {
+    Net::create_joined_by(Link::Vlans(1)).map(drop)
+}
+
+/// Whether bonds can be made here.
+pub(super) fn probe_bonds() -> anyhow::Result<()> {
+    Net::create_joined_by(Link::Bond).map(drop)
+}
+
 /// Whether namespaces can be made and joined here.
 pub(super) fn probe() -> anyhow::Result<()> {
     Net::create().map(drop)
@@ -241,6 +316,28 @@ pub(super) fn probe_bpf() -> anyhow::Result<()> {
 
 fn join(a: &Namespace, a_interface: &str, b: &Namespace, b_interface: &str) -> anyhow::Result<()> {
     a.ip(&["link", "add", a_interface, "type", "veth", "peer", "name", b_interface, "netns", &b.name]).map(drop)
+}
+
+/// Makes VLANs, each upon the one before; the last one's name.
+fn vlans<'a>(host: &Namespace, lowest: &'a str, names: &[&'a str]) -> anyhow::Result<&'a str> {
+    let mut lower = lowest;
+    for (name, id) in names.iter().zip(["7", "8"]) {
+        host.ip(&["link", "set", lower, "up"])?;
+        host.ip(&["link", "add", "link", lower, "name", name, "type", "vlan", "id", id])?;
+        lower = name;
+    }
+    Ok(lower)
+}
+
+/// Makes a bond whose members take turns and are looked after every 20 ms.
+fn bond(host: &Namespace, name: &str, members: &[&str]) -> anyhow::Result<()> {
+    host.ip(&["link", "add", name, "type", "bond", "mode", "balance-rr", "miimon", "20"])?;
+    members.iter().try_for_each(|member| enslave(host, name, member))
+}
+
+fn enslave(host: &Namespace, bond: &str, member: &str) -> anyhow::Result<()> {
+    host.ip(&["link", "set", member, "down"])?;
+    host.ip(&["link", "set", member, "master", bond]).map(drop)
 }
 
 fn set_up(host: &Namespace, interface: &str, addresses: &[&str]) -> anyhow::Result<()> {

@@ -259,7 +259,7 @@ fn fuzzing(workspace: &Workspace, arguments: &TestArguments) -> Result<Stage> {
 fn native(bench: &Bench, arguments: &TestArguments, strict: bool) -> Result<Stage> {
     let release = read(Path::new("/proc/sys/kernel/osrelease"))?.trim().to_owned();
     let name = format!("this machine ({release})");
-    // Kernel TLS is proven in the virtual machine, so its absence here is no failure.
+    // Kernel TLS, VLANs and bonds are proven in the virtual machine, so their absence here is no failure.
     let require = if strict { "xdp,netns,nginx" } else { "nginx" };
     let environment = environment(&bench.appliance, &bench.certificates, &bench.tools.wrappers(), &release, require);
     let mut command = if is_root()? {
@@ -306,7 +306,7 @@ fn virtual_machine(
             &place("certs"),
             Path::new("/tools/wrap"),
             &kernel.to_string(),
-            "xdp,netns,ktls,nginx",
+            "xdp,netns,vlan,bond,ktls,nginx",
         ),
         command: ["sh", "-c", BOTH, &in_guest(build::GUARD_TESTS), &in_guest(TESTS), AT_ONCE]
             .map(str::to_owned)
