@@ -6,6 +6,7 @@
 
 mod flood;
 mod guard;
+mod native;
 mod report;
 mod statistics;
 
@@ -36,6 +37,8 @@ enum Area {
     Guard,
     /// What a flood of strangers does to callers
     Flood,
+    /// CPU time of proxies
+    Native,
 }
 
 fn main() -> ExitCode {
@@ -63,5 +66,6 @@ fn measure(arguments: &Arguments) -> anyhow::Result<()> {
     arguments.areas.iter().try_for_each(|area| match area {
         Area::Guard => guard::measure(arguments.quick),
         Area::Flood => flood::measure(arguments.quick),
+        Area::Native => native::measure(arguments.quick),
     })
 }

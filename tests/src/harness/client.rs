@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail, ensure};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{AlertDescription, ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion};
@@ -16,6 +17,7 @@ use tungstenite::WebSocket;
 use super::Place;
 use super::curl::{NAME, write_pattern};
 use super::incoming::Incoming;
+use super::raw_tls::Cipher;
 use crate::http::Head;
 use crate::pattern;
 
@@ -32,7 +34,7 @@ pub struct ClientTls {
 
 impl ClientTls {
     pub(super) fn new(folder: &Path, identity: Option<&str>) -> anyhow::Result<Self> {
-        Self::with_versions(folder, identity, rustls::ALL_VERSIONS)
+        Self::with_versions(folder, identity, rustls::ALL_VERSIONS, default_provider())
     }
 
     /// The same with one TLS version only.
@@ -40,19 +42,28 @@ impl ClientTls {
     /// # Errors
     /// When the certificates cannot be read again.
     pub fn only(&self, version: &'static SupportedProtocolVersion) -> anyhow::Result<Self> {
-        Self::with_versions(&self.folder, self.identity.as_deref(), &[version])
+        Self::with_versions(&self.folder, self.identity.as_deref(), &[version], default_provider())
+    }
+
+    /// The same with TLS 1.3 and one cipher only.
+    ///
+    /// # Errors
+    /// When the certificates cannot be read again.
+    pub fn cipher(&self, cipher: Cipher) -> anyhow::Result<Self> {
+        let (identity, versions) = (self.identity.as_deref(), &[&rustls::version::TLS13]);
+        Self::with_versions(&self.folder, identity, versions, Cipher::provider([cipher]))
     }
 
     fn with_versions(
         folder: &Path,
         identity: Option<&str>,
         versions: &[&'static SupportedProtocolVersion],
+        provider: Arc<CryptoProvider>,
     ) -> anyhow::Result<Self> {
         let mut roots = RootCertStore::empty();
         for certificate in chain(folder, "edge-ca")? {
             roots.add(certificate)?;
         }
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(versions)?
             .with_root_certificates(roots);
@@ -68,6 +79,10 @@ impl ClientTls {
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Self { config: Arc::new(config), folder: folder.to_owned(), identity: identity.map(str::to_owned) })
     }
+}
+
+fn default_provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
 impl ClientTls {

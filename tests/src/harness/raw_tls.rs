@@ -79,7 +79,7 @@ impl Cipher {
     }
 
     /// What does these suites, the first of them first.
-    fn provider(suites: impl IntoIterator<Item = Self>) -> Arc<CryptoProvider> {
+    pub(super) fn provider(suites: impl IntoIterator<Item = Self>) -> Arc<CryptoProvider> {
         let cipher_suites = suites.into_iter().map(Self::suite).collect();
         Arc::new(CryptoProvider { cipher_suites, ..default_provider() })
     }

@@ -10,16 +10,16 @@ use crate::{
 };
 
 /// Packages whose versions are told.
-const PEERS: [&str; 2] = ["xdp-tools", "nftables"];
+const PEERS: [&str; 4] = ["xdp-tools", "nftables", "nginx", "haproxy"];
 
-/// Date, kernel, CPU and versions, in a line. `stamp` says which packages the peers are.
-pub(crate) fn describe(workspace: &Workspace, stamp: &str) -> Result<String> {
+/// Date, kernel, CPU and versions, in a line. `stamps` say which packages the peers are.
+pub(crate) fn describe(workspace: &Workspace, stamps: &str) -> Result<String> {
     let date = exec::capture(Command::new("date").args(["-u", "+%Y-%m-%d"]))?;
     let kernel = read(Path::new("/proc/sys/kernel/osrelease"))?;
     let mut parts = vec![date.trim().to_owned(), format!("Linux {}", kernel.trim())];
     parts.push(cpu(&read(Path::new("/proc/cpuinfo"))?));
     parts.push(format!("mtls-appliance {}{}", env!("CARGO_PKG_VERSION"), commit(workspace)));
-    parts.extend(PEERS.iter().filter_map(|package| Some(format!("{package} {}", version(stamp, package)?))));
+    parts.extend(PEERS.iter().filter_map(|package| Some(format!("{package} {}", version(stamps, package)?))));
     Ok(parts.join(", "))
 }
 

@@ -31,13 +31,14 @@ const APPLIANCE: &str = "mtls-appliance";
 /// The peers' packages, see provision.toml.
 const PEERS: &str = "peers";
 
-const WRAPPERS: [Wrapper; 2] = [
+const WRAPPERS: [Wrapper; 3] = [
     Wrapper {
         name: "xdp-filter",
         program: "usr/sbin/xdp-filter",
         arguments: "",
         environment: "export LIBXDP_OBJECT_PATH=\"$root/usr/lib/x86_64-linux-gnu/bpf\"\n",
     },
+    Wrapper { name: "haproxy", program: "usr/sbin/haproxy", arguments: "", environment: "" },
     Wrapper { name: "nft", program: "usr/sbin/nft", arguments: "", environment: "" },
 ];
 
@@ -62,15 +63,18 @@ pub(crate) enum Area {
     Guard,
     /// Packets a second of a flood of strangers, and callers' requests beside it; beside an nftables set, and nothing
     Flood,
+    /// CPU time for requests, connections and bodies, beside nginx and HAProxy, with TLS in userspace
+    Native,
 }
 
 impl Area {
-    const ALL: [Self; 2] = [Self::Guard, Self::Flood];
+    const ALL: [Self; 3] = [Self::Guard, Self::Flood, Self::Native];
 
     fn word(self) -> &'static str {
         match self {
             Self::Guard => "guard",
             Self::Flood => "flood",
+            Self::Native => "native",
         }
     }
 }
@@ -102,7 +106,7 @@ pub(crate) fn main(workspace: &Workspace, arguments: &BenchArguments) -> Result<
     let step = Step::begin_talkative("measuring");
     let (rows, notes) = listen(&mut command)?;
     step.done();
-    println!("{}\n", machine::describe(workspace, &debian::stamp(workspace, PEERS)?)?);
+    println!("{}\n", machine::describe(workspace, &(debian::stamp(workspace, PEERS)? + &Tools::stamp(workspace)?))?);
     for area in areas {
         println!("{}", table::markdown(&rows, area.word()));
     }
