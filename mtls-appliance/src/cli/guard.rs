@@ -191,13 +191,21 @@ fn status(path: &Path, as_json: bool) -> Result<(), Failure> {
     let pinned = PinnedGuard::open(&guard).map_err(guard_failure)?;
     let (status, counters) = (pinned.status().map_err(guard_failure)?, pinned.counters().map_err(guard_failure)?);
     // Who holds it is worth knowing, and nothing that this command depends on.
-    let holder = holder(&config, &guard).ok().flatten();
+    let (holder, unknown) = match holder(&config, &guard) {
+        Ok(holder) => (holder, None),
+        Err(failure) => (None, Some(failure.to_string())),
+    };
     if as_json {
-        println!("{}", json!({ "held_by": holder, "status": status, "counters": counters }));
+        let status = json!({ "held_by": holder, "held_by_unknown": unknown, "status": status, "counters": counters });
+        println!("{status}");
         return Ok(());
     }
-    let held = holder.map_or("by no appliance that runs".to_owned(), |process| format!("by process {process}"));
-    println!("{}: guarded, held {held}", status.interface);
+    let held = match (holder, unknown) {
+        (Some(process), _) => format!("held by process {process}"),
+        (None, None) => "held by no appliance that runs".to_owned(),
+        (None, Some(why)) => format!("held by an appliance that does not answer: {why}"),
+    };
+    println!("{}: guarded, {held}", status.interface);
     print!("{}{}", show::status(&status), show::counters(&counters));
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -23,6 +24,7 @@ cases!("guard_commands":
     attaching_beside_an_appliance_changes_nothing_or_is_refused,
     attached_alone_it_opens_when_it_should,
     status_is_the_same_with_and_without_the_appliance,
+    a_holder_that_does_not_answer_is_not_taken_for_none,
     what_the_guard_would_do_is_what_it_does,
     packets_are_typed_or_taken_from_a_capture,
     without_a_guard_the_way_out_is_named,
@@ -192,7 +194,13 @@ fn status_is_the_same_with_and_without_the_appliance(lab: &Lab) -> anyhow::Resul
     ensure!(line["outcome"] == "ok", "{line}");
     ensure!(!connects(&net, Net::UNREGISTERED)? && connects(&net, Net::REGISTERED)?);
 
-    let (told, seen) = (appliance.status()?["guard"].clone(), ask(lab, &net, "status")?);
+    // Of a moment in which no packet came, as ARP's may at any time, and the appliance answered the command at once.
+    let (told, seen) = wait_until("a quiet moment", Deadline::seconds(30), || {
+        let (told, seen) = (appliance.status()?["guard"].take(), ask(lab, &net, "status")?);
+        let later = appliance.status()?["guard"].take();
+        let quiet = told["counters"] == later["counters"] && !seen["held_by"].is_null();
+        Ok(quiet.then_some((told, seen)))
+    })?;
     ensure!(seen["held_by"] == appliance.pid() && seen["held_by"] == told["held_by"], "{seen}");
     let told = told["status"].as_object().context("no status")?.clone();
     for (key, value) in &told {
@@ -230,6 +238,24 @@ fn status_is_the_same_with_and_without_the_appliance(lab: &Lab) -> anyhow::Resul
     {
         ensure!(table.stdout.contains(part), "no {part:?}: {}", table.output());
     }
+    Ok(())
+}
+
+fn a_holder_that_does_not_answer_is_not_taken_for_none(lab: &Lab) -> anyhow::Result<()> {
+    let bare = bare(lab)?;
+    attach(lab, &bare)?;
+    let status = |format: &str| run(lab, &bare.net, &format!("guard status{format}"), &bare.settings);
+    let none = status("")?;
+    ensure!(none.status.success() && none.stdout.contains("held by no appliance that runs"), "{}", none.output());
+    let _silent = UnixListener::bind(lab.path("control.sock"))?;
+    let told = status("")?;
+    ensure!(told.status.success() && told.stdout.contains("that does not answer"), "{}", told.output());
+    let told = status(" --json")?;
+    let json: Value = serde_json::from_str(&told.stdout).with_context(|| told.output())?;
+    ensure!(
+        json["held_by"].is_null() && json["held_by_unknown"].as_str().is_some_and(|why| why.contains("control.sock"))
+    );
+    ensure!(json["status"]["attached"] == true, "{json}");
     Ok(())
 }
 
