@@ -38,6 +38,7 @@ mod records;
 mod refusals;
 mod reload;
 mod scripted_origin;
+mod service;
 mod sites;
 mod soak;
 mod socket_activation;
@@ -96,6 +97,7 @@ fn main() -> ExitCode {
         guard_upgrade::CASES,
         guard_stacked::CASES,
         privileges::CASES,
+        service::CASES,
         lockout::CASES,
     ];
     let busy = [load::CASES, differential::CASES, soak::CASES];

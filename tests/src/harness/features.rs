@@ -1,13 +1,14 @@
 //! What the machine may lack, and whether a test may then be skipped.
 //!
-//! `MTLS_REQUIRE` (comma list of `netns`, `vlan`, `bond`, `ktls`, `xdp`, `nginx`, `root`, or `all`) turns a skip for that reason into a failure.
+//! `MTLS_REQUIRE` (comma list of `netns`, `vlan`, `bond`, `ktls`, `xdp`, `nginx`, `root`, `systemd`, or `all`) turns a skip for
+//! that reason into a failure.
 
 use std::fmt;
 use std::sync::OnceLock;
 
 use anyhow::{anyhow, bail};
 
-use super::network;
+use super::{Machine, network};
 
 /// Something that a kernel, its privileges or the machine's tools give or do not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +27,8 @@ pub enum Feature {
     Nginx,
     /// Being root, to become someone else.
     Root,
+    /// A systemd to boot machines with.
+    Systemd,
 }
 
 /// A test that cannot run here; carried as an error to the runner, which reports it as ignored.
@@ -52,6 +55,7 @@ impl Feature {
             Self::Xdp => "xdp",
             Self::Nginx => "nginx",
             Self::Root => "root",
+            Self::Systemd => "systemd",
         }
     }
 
@@ -93,6 +97,7 @@ impl Feature {
             Self::Xdp => XDP.get_or_init(|| network::probe_bpf().err().map(|e| format!("no BPF: {e:#}"))).clone(),
             Self::Nginx => super::lab::tool("nginx").err().map(|e| format!("{e:#}")),
             Self::Root => (!rustix::process::geteuid().is_root()).then(|| "this user is not root".to_owned()),
+            Self::Systemd => Machine::missing(),
         }
     }
 }

@@ -182,6 +182,21 @@ impl Net {
     /// # Errors
     /// When `ip` fails: there is one.
     pub fn make_front(&self) -> anyhow::Result<()> {
+        let inner = self.make_link()?;
+        let addresses = ["10.77.2.1/24", "fd77:2::1/64", "10.77.3.1/24", "fd77:3::1/64"];
+        set_up(&self.appliance_namespace, inner, &addresses)
+    }
+
+    /// The same without addresses at the appliance's end: for a machine that sets them itself.
+    ///
+    /// # Errors
+    /// When `ip` fails: there is one.
+    pub fn make_bare_front(&self) -> anyhow::Result<()> {
+        self.make_link().map(drop)
+    }
+
+    /// Joins caller and appliance, and gives the caller its addresses; the interface for the appliance's.
+    fn make_link(&self) -> anyhow::Result<&'static str> {
         let (caller, appliance) = (&self.caller_namespace, &self.appliance_namespace);
         let (outer, inner) = match self.link {
             Link::Veth => {
@@ -203,7 +218,7 @@ impl Net {
             }
         };
         set_up(caller, outer, &["10.77.2.2/24", "fd77:2::2/64", "10.77.3.2/24", "fd77:3::2/64"])?;
-        set_up(appliance, inner, &["10.77.2.1/24", "fd77:2::1/64", "10.77.3.1/24", "fd77:3::1/64"])
+        Ok(inner)
     }
 
     /// Gives the bond its second member.
@@ -229,6 +244,18 @@ impl Net {
     pub fn address_untagged(&self) -> anyhow::Result<()> {
         set_up(&self.caller_namespace, "net0", &["10.77.8.2/24"])?;
         set_up(&self.appliance_namespace, Self::FRONT, &["10.77.8.1/24"])
+    }
+
+    /// Takes the appliance's interfaces down and their addresses away, as they are before a machine has booted.
+    ///
+    /// # Errors
+    /// When `ip` fails.
+    pub fn take_down(&self) -> anyhow::Result<()> {
+        for interface in [Self::FRONT, "back"] {
+            self.appliance_namespace.ip(&["address", "flush", "dev", interface])?;
+            self.appliance_namespace.ip(&["link", "set", "dev", interface, "down"])?;
+        }
+        Ok(())
     }
 
     /// Removes that link, as a driver does that is unloaded.
@@ -261,9 +288,15 @@ impl Net {
     }
 }
 
-/// A BPF file system of its own, unmounted with this value. On an emulated machine there is one at a time: the kernel patches
-/// its own code when an XDP program comes or goes, and QEMU may still run the old code on another CPU, where packets
-/// pass another test's program; the kernel panics then (int3 in bpf_dispatcher_xdp_func).
+/// Held by who has XDP programs. On an emulated machine there is one at a time: the kernel patches its own code when an XDP
+/// program comes or goes, and QEMU may still run the old code on another CPU, where packets pass another test's program; the
+/// kernel panics then (int3 in bpf_dispatcher_xdp_func).
+pub(super) fn alone() -> Option<MutexGuard<'static, ()>> {
+    static ONE: Mutex<()> = Mutex::new(());
+    emulated().then(|| ONE.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// A BPF file system of its own, unmounted with this value. On an emulated machine there is one at a time.
 pub struct BpfFs {
     path: PathBuf,
     _one: Option<MutexGuard<'static, ()>>,
@@ -275,8 +308,7 @@ impl BpfFs {
     /// # Errors
     /// Without privilege or without BPF in the kernel.
     pub fn mount(path: &Path) -> anyhow::Result<Self> {
-        static ONE: Mutex<()> = Mutex::new(());
-        let one = emulated().then(|| ONE.lock().unwrap_or_else(PoisonError::into_inner));
+        let one = alone();
         std::fs::create_dir_all(path)?;
         rustix::mount::mount("bpf", path, "bpf", MountFlags::empty(), None)
             .with_context(|| format!("cannot mount a BPF file system at {}", path.display()))?;

@@ -24,7 +24,7 @@ use self::{
     verdict::{Outcome, Stage},
 };
 use crate::{
-    bpf, build, certs, exec, fuzz,
+    bpf, build, certs, debian, exec, fuzz,
     progress::{Step, note},
     tools::Tools,
     vm::{self, Guest, Kernel},
@@ -57,6 +57,9 @@ const PASSED_ON: [&str; 7] = [
 ];
 /// Where they appear in the virtual machine.
 pub(crate) const IN_GUEST: &str = "/host";
+/// Where a systemd appears there for the machines that the tests boot: the root of Debian's packages and the variable that names it.
+const SYSTEMD: (&str, &str) = ("systemd", "MTLS_SYSTEMD");
+const SYSTEMD_IN_GUEST: &str = "/systemd";
 /// How long each fuzz target runs; `cargo xtask fuzz` searches longer.
 const FUZZ_SECONDS: u32 = 30;
 
@@ -298,7 +301,7 @@ fn virtual_machine(
     .map(|(from, to)| (from.clone(), place(to).display().to_string()))
     .into();
     let in_guest = |name: &str| place(name).display().to_string();
-    let guest = Guest {
+    let mut guest = Guest {
         kernel,
         files,
         environment: environment(
@@ -306,7 +309,7 @@ fn virtual_machine(
             &place("certs"),
             Path::new("/tools/wrap"),
             &kernel.to_string(),
-            "xdp,netns,vlan,bond,ktls,nginx",
+            "xdp,netns,vlan,bond,ktls,nginx,systemd",
         ),
         command: ["sh", "-c", BOTH, &in_guest(build::GUARD_TESTS), &in_guest(TESTS), AT_ONCE]
             .map(str::to_owned)
@@ -318,9 +321,13 @@ fn virtual_machine(
         deadline: Duration::from_secs(arguments.timeout).saturating_add(more_time),
     };
     let mut reading = Reading { end_to_end: true, ..Reading::default() };
-    let ended = vm::run(workspace, &guest, &mut |line| {
-        println!("[{kernel}] {line}");
-        reading.line(line);
+    let ended = debian::provision(workspace, SYSTEMD.0).and_then(|root| {
+        guest.files.push((root, SYSTEMD_IN_GUEST.to_owned()));
+        guest.environment.push((SYSTEMD.1.to_owned(), SYSTEMD_IN_GUEST.to_owned()));
+        vm::run(workspace, &guest, &mut |line| {
+            println!("[{kernel}] {line}");
+            reading.line(line);
+        })
     });
     let outcome = match ended {
         Ok(code) => finished(reading, code == 0),
