@@ -19,23 +19,26 @@ pub(crate) const HOST_TARGET: &str = "x86_64-unknown-linux-gnu";
 /// The tests of the XDP program in the kernel, without a network: of the package `mtls-appliance`.
 pub(crate) const GUARD_TESTS: &str = "guard";
 
+/// All programs.
+pub(crate) const ALL: &[&str] = &["--bins", "--test", GUARD_TESTS];
+/// The appliance and its tests. Linking a program takes a minute.
+pub(crate) const TESTS: &[&str] = &["--bin", "mtls-appliance", "--bin", "e2e", "--test", GUARD_TESTS];
+/// The appliance and the demo.
+pub(crate) const DEMO: &[&str] = &["--bin", "mtls-appliance", "--bin", "demo"];
+
 /// What a build leaves in `target/dist/`.
 #[derive(Debug)]
 pub(crate) struct Dist {
-    /// All programs, the appliance and its tests.
+    /// The programs that were chosen.
     pub(crate) programs: Vec<PathBuf>,
 }
 
-/// Builds everything and copies the programs to `target/dist/`.
-pub(crate) fn build(workspace: &Workspace) -> Result<Dist> {
+/// Builds what is chosen ([`ALL`] and its like) and copies the programs to `target/dist/`.
+pub(crate) fn build(workspace: &Workspace, chosen: &[&str]) -> Result<Dist> {
     let object = bpf::build(workspace)?;
     let step = Step::begin_talkative("building the appliance and its tests (release, static)");
-    let built = cargo::programs(release(workspace, &object).args(["--bins", "--test", GUARD_TESTS]).args([
-        "--package",
-        "mtls-appliance",
-        "--package",
-        "mtls-appliance-tests",
-    ]))?;
+    let packages = ["--package", "mtls-appliance", "--package", "mtls-appliance-tests"];
+    let built = cargo::programs(release(workspace, &object).args(chosen).args(packages))?;
     let mut programs = Vec::new();
     for program in built {
         let installed = workspace.dist().join(&program.name);
@@ -61,7 +64,7 @@ pub(crate) fn release(workspace: &Workspace, object: &Path) -> Command {
 
 /// The command: builds and says what is where.
 pub(crate) fn main(workspace: &Workspace) -> Result<()> {
-    for program in build(workspace)?.programs {
+    for program in build(workspace, ALL)?.programs {
         note(format!("built {}", program.display()));
     }
     Ok(())

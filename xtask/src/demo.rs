@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 
 use crate::{
-    exec,
+    build, exec,
     progress::note,
     test::{self, Bench},
     vm::{self, Guest, Kernel},
@@ -49,7 +49,7 @@ pub(crate) fn main(workspace: &Workspace, arguments: &DemoArguments) -> Result<E
             }
         },
     };
-    let bench = Bench::prepare(workspace)?;
+    let bench = Bench::prepare(workspace, build::DEMO)?;
     match kernel {
         None => native(workspace, &bench),
         Some(kernel) => virtual_machine(workspace, &bench, kernel),

@@ -115,7 +115,7 @@ pub(crate) fn main(workspace: &Workspace, arguments: &TestArguments) -> Result<E
         stages.push(fuzzing(workspace, arguments)?);
     }
     if all || arguments.native || !kernels.is_empty() {
-        let bench = Bench::prepare(workspace)?;
+        let bench = Bench::prepare(workspace, build::TESTS)?;
         if all || arguments.native {
             stages.push(native(&bench, arguments, strict)?);
         }
@@ -159,12 +159,12 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
-    /// Builds and provisions everything.
+    /// Builds what is chosen ([`build::ALL`] and its like) and provisions everything.
     ///
     /// # Errors
     /// When something cannot be built or had.
-    pub(crate) fn prepare(workspace: &Workspace) -> Result<Self> {
-        build::build(workspace)?;
+    pub(crate) fn prepare(workspace: &Workspace, chosen: &[&str]) -> Result<Self> {
+        let built = build::build(workspace, chosen)?.programs;
         let bench = Self {
             tests: workspace.dist().join(TESTS),
             guard_tests: workspace.dist().join(build::GUARD_TESTS),
@@ -172,10 +172,8 @@ impl Bench {
             certificates: certs::generate(workspace)?,
             tools: Tools::provision(workspace)?,
         };
-        for program in [&bench.tests, &bench.guard_tests, &bench.appliance] {
-            if !program.is_file() {
-                bail!("the build left no {}", program.display());
-            }
+        if !built.contains(&bench.appliance) {
+            bail!("the build left no {}", bench.appliance.display());
         }
         Ok(bench)
     }
