@@ -11,6 +11,8 @@ use std::io::Write;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use mtls_appliance::config::{self, AttachMode, Budget, GuardMode};
 use mtls_appliance::guard::{GuardCounters, GuardError, LoadedGuard};
@@ -414,7 +416,7 @@ fn budgets_bound_new_connections_by_source_and_by_organisation() {
         };
         (0..10).filter(|_| once()).count()
     };
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     let (first, second) = (passed(&syn([198, 51, 100, 1])), passed(&syn([198, 51, 100, 2])));
     let third = passed(&syn([198, 51, 100, 3]));
     let again = begun.elapsed().as_secs() as usize + 1;
@@ -452,11 +454,11 @@ fn a_daemon_that_is_gone_opens_the_guard_only_if_it_should() {
     let stranger = ethernet(0x0800, &ipv4([9, 9, 9, 9], 0, 0, 6, &tcp(443)));
     let verdict = || guard.run(&stranger, 1).unwrap().0;
     assert_eq!(verdict(), 1, "drops go on, whatever the daemon does");
-    let open_after = std::time::Duration::from_secs(1);
+    let open_after = Duration::from_secs(1);
     guard.beat().unwrap();
     guard.update(&config::Guard { open_after: Some(open_after), ..config() }, &registry).unwrap();
     assert_eq!(verdict(), 1);
-    std::thread::sleep(open_after + std::time::Duration::from_millis(200));
+    std::thread::sleep(open_after + Duration::from_millis(200));
     assert_eq!(verdict(), 2);
     assert_eq!(guard.counters().unwrap().reason("daemon_gone"), 1);
     guard.beat().unwrap();
@@ -513,6 +515,15 @@ fn a_new_registry_takes_effect_and_organisations_keep_their_counters() {
     assert!(!after.organisations.iter().any(|count| count.code == "NEW" && count.registered));
 }
 
+/// Says so when it is dropped.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn a_reload_under_load_never_lets_go_of_who_is_in_both_registries() {
     let (first, second) = (registry(FIRST), registry(SECOND));
@@ -522,27 +533,31 @@ fn a_reload_under_load_never_lets_go_of_who_is_in_both_registries() {
     let known = ethernet(0x0800, &ipv4([198, 51, 100, 1], 0, 0, 6, &tcp(443)));
     let stranger = ethernet(0x0800, &ipv4([9, 9, 9, 9], 0, 0, 6, &tcp(443)));
     let guard = &guard;
-    let done = std::sync::atomic::AtomicBool::new(false);
+    let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let packets = scope.spawn(|| {
             let mut runs = 0u64;
-            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+            while !done.load(Ordering::Relaxed) {
                 guard.run(&known, 10_000).unwrap();
                 guard.run(&stranger, 10_000).unwrap();
                 runs += 1;
             }
             runs
         });
-        // Both registries must have met packets: on a busy machine a thread may sleep through very many reloads.
-        let started = std::time::Instant::now();
+        // However this ends: the scope waits for the packets.
+        let stop = Stop(&done);
+        // Both registries must have met packets. A test run and a reload each wait for the same RCU grace periods: if they
+        // took turns evenly, the known source could come at the same one of the two registries for ever.
+        let started = Instant::now();
         let met = |code| guard.counters().unwrap().organisation(code) >= 50_000;
-        let mut reload = 0;
+        let mut reload = 0u32;
         while reload < 200 || !(met("ORGA") && met("ORGB")) {
-            assert!(started.elapsed() < std::time::Duration::from_secs(60), "the load did not meet {reload} reloads");
-            guard.update(&config(), if reload % 2 == 0 { &second } else { &first }).unwrap();
+            assert!(started.elapsed() < Duration::from_secs(60), "the load did not meet {reload} reloads");
+            let uneven = reload.count_ones().is_multiple_of(2);
+            guard.update(&config(), if uneven { &second } else { &first }).unwrap();
             reload += 1;
         }
-        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        drop(stop);
         let runs = packets.join().unwrap();
         let counters = guard.counters().unwrap();
         assert_eq!(counters.reason("registered"), runs * 10_000);
@@ -571,7 +586,7 @@ fn a_flood_of_drops_does_not_become_a_flood_of_logs() {
     let Some(guard) = loaded("a_flood_of_drops_does_not_become_a_flood_of_logs", &registry) else { return };
     log::set_logger(&Collect).unwrap();
     log::set_max_level(log::LevelFilter::Info);
-    let begin = std::time::Instant::now();
+    let begin = Instant::now();
     let stranger: IpAddr = "2001:db8:dead::1".parse().unwrap();
     guard.run(&ethernet(0x86dd, &ipv6(stranger, &[], 6, &tcp(8443))), 1_000_000).unwrap();
     let seconds = begin.elapsed().as_secs() as usize;
