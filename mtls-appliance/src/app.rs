@@ -31,6 +31,9 @@ use crate::proxy::admission::Tally;
 use crate::proxy::{run_worker, upstream};
 use crate::telemetry::{Counters, Level, Log};
 
+/// How long a connection that has just been made may take for its first request when the appliance drains.
+const FIRST_REQUEST: Duration = Duration::from_secs(1);
+
 /// Where the process stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
@@ -53,14 +56,18 @@ impl Phase {
         matches!(self, Self::Draining { .. })
     }
 
-    /// Until when a connection may wait for a request although the appliance drains. Where nobody takes over, not at all.
-    /// Otherwise for half of the deadline: a caller that is told with an answer to connect anew loses nothing, whereas one
-    /// whose idle connection is closed may be sending just then.
-    pub fn idle_until(&self, drain: Duration) -> Option<Instant> {
-        match self {
-            Self::Starting | Self::Serving => None,
-            Self::Draining { since, successor: None } => Some(*since),
-            Self::Draining { since, successor: Some(_) } => Some(*since + drain / 2),
+    /// Until when a connection may wait for a request although the appliance drains. Where somebody takes over, for half of
+    /// the deadline: a caller that is told with an answer to connect anew loses nothing, whereas one whose idle connection is
+    /// closed may be sending just then. Otherwise not at all if it has had an answer, as after any idle time; but whoever has
+    /// connected a moment ago, `fresh`, has done so for a request that is on its way.
+    pub fn idle_until(&self, drain: Duration, fresh: Option<Instant>) -> Option<Instant> {
+        match (self, fresh) {
+            (Self::Starting | Self::Serving, _) => None,
+            (Self::Draining { since, successor: None }, None) => Some(*since),
+            (Self::Draining { since, successor: None }, Some(connected)) => {
+                Some(connected.max(*since) + FIRST_REQUEST.min(drain / 2))
+            }
+            (Self::Draining { since, successor: Some(_) }, _) => Some(*since + drain / 2),
         }
     }
 }

@@ -338,6 +338,29 @@ impl Channel {
         ready.map_or(Err(ChannelError::TimedOut), |result| Ok(result?))
     }
 
+    /// Waits until the peer has closed its side of the connection (FIN) or reset it, whatever is still there to be read.
+    ///
+    /// close_notify alone is not the end: it closes one direction of the session (RFC 8446 6.1), and who says it may be
+    /// waiting for an answer. Who closes the connection below is not.
+    pub async fn gone(&self) {
+        // The one interest that the end of the stream wakes and bytes that nobody has read yet do not: a socket is not
+        // registered for urgent data.
+        if let Ok(ready) = self.tcp.ready(Interest::PRIORITY).await
+            && !ready.is_read_closed()
+        {
+            std::future::pending().await
+        }
+    }
+
+    /// Whether [`Self::gone`] would return at once.
+    pub async fn is_gone(&self) -> bool {
+        tokio::select! {
+            biased;
+            () = self.gone() => true,
+            () = std::future::ready(()) => false,
+        }
+    }
+
     async fn writable(&self, patience: Patience<'_>) -> Result<(), ChannelError> {
         let Patience::Pace(pace) = patience else {
             let ready = timeout_at(patience.deadline(), self.tcp.writable()).await;

@@ -489,7 +489,8 @@ impl ClientSession<'_> {
         let idle_until = Instant::now() + live.config.timeouts.idle;
         while self.buffer.is_empty() {
             let drain = live.config.timeouts.drain;
-            let drained_at = self.phase.borrow_and_update().idle_until(drain).map(Instant::from_std);
+            let drained_at = self.phase.borrow_and_update().idle_until(drain, self.tally.fresh());
+            let drained_at = drained_at.map(Instant::from_std);
             if drained_at.is_some_and(|at| at <= Instant::now()) {
                 return Waited::Done("drain");
             }

@@ -18,7 +18,7 @@ use super::client::Caller;
 use super::date;
 use super::origin::response_patience;
 use super::pace::Pace;
-use super::pool::{Errand, Lease, Link, Pool};
+use super::pool::{Errand, Lease, Link, Pool, Unavailable};
 use super::relay::{Moved, Relay, RelayError};
 use super::tunnel::Tunnel;
 use super::upstream::{Mishap, Upstream, Witness};
@@ -95,6 +95,11 @@ impl Failure {
         Self { blame: "origin", reason, status }
     }
 
+    /// The client has closed the connection, or reset it, before it had its answer.
+    fn gone() -> Self {
+        Self::client("client_gone", 0)
+    }
+
     /// Nobody's fault: we ended it.
     pub(super) fn own(reason: &'static str) -> Self {
         Self { blame: "appliance", reason, status: 0 }
@@ -145,13 +150,17 @@ impl Request<'_> {
             let (up, down) = (up.get(), down.get());
             Outcome { status, up, down, failure, next, origin, address }
         };
-        let errand = Errand { shared: self.shared, live: self.live, upstream: self.upstream, who: self.who };
+        let Request { shared, live, upstream, who, client, .. } = self;
+        let errand = Errand { shared, live, upstream, who, client };
         let mut tried = Vec::new();
         let mut retried = None;
         let mut address = None;
         loop {
             let Lease { mut link, busy } = match self.pool.acquire(errand, &mut tried, retried.is_some()).await {
                 Ok(lease) => lease,
+                Err(Unavailable::ClientGone) => {
+                    return outcome(None, Some(Failure::gone()), Next::Abort, session, address);
+                }
                 Err(error) => {
                     // What happened to the first attempt says more than that there is no second.
                     let failure = retried.unwrap_or_else(|| Failure::origin(error.reason(), error.status()));
@@ -160,6 +169,11 @@ impl Request<'_> {
                     return outcome(None, Some(failure), next, session, address);
                 }
             };
+            // What is still to be read of a request is read first: how that ends says more.
+            if self.head.framing().is_empty() && self.client.is_gone().await {
+                self.pool.put(link, self.keep());
+                return outcome(None, Some(Failure::gone()), Next::Abort, session, address);
+            }
             let server = busy.server();
             session = Some(link.channel.offloaded());
             address = Some(server.address);
@@ -173,9 +187,7 @@ impl Request<'_> {
                 Ok(done) => {
                     errand.answered(server);
                     if done.reuse_origin && link.buffer.is_empty() && !link.channel.must_retire() {
-                        let config = &self.upstream.config;
-                        let keep = if config.pool == PoolMode::Off { 0 } else { config.idle_per_identity };
-                        self.pool.put(link, keep);
+                        self.pool.put(link, self.keep());
                     } else {
                         link.close();
                     }
@@ -246,6 +258,9 @@ impl Request<'_> {
         let mut uploaded: Option<Result<(), RelayError>> = None;
         let uploading = Cell::new(true);
         let mut answer = Answer::new(self, &link.channel, &mut link.buffer);
+        // Nobody is left to read the answer: whoever works on it at the origin may stop. While the request is on its way,
+        // the upload sees how the client ends.
+        let mut gone = pin!(self.client.gone());
 
         // The head of the answer, while the request body is still on its way.
         let (head, plan) = loop {
@@ -298,6 +313,7 @@ impl Request<'_> {
                         return Err(answer.broken(fault.failure, retry, in_step));
                     }
                 },
+                () = &mut gone, if uploaded.is_some() => return Err(answer.broken(Failure::gone(), false, false)),
             }
         };
 
@@ -325,6 +341,9 @@ impl Request<'_> {
                     }
                     uploaded = Some(result);
                     uploading.set(false);
+                }
+                () = &mut gone, if uploaded.is_some() => {
+                    return Err(Broken::During { failure: Failure::gone(), status });
                 }
             }
         };
@@ -387,6 +406,12 @@ impl Request<'_> {
             link.channel.abort();
         }
         (end.failure, if end.client_whole { Next::Close } else { Next::Abort })
+    }
+
+    /// How many idle connections of the client's identity are kept.
+    fn keep(&self) -> usize {
+        let config = &self.upstream.config;
+        if config.pool == PoolMode::Off { 0 } else { config.idle_per_identity }
     }
 
     /// From which length on bodies are spliced between these two sessions, or why none is.

@@ -84,6 +84,9 @@ pub(super) enum Unavailable {
     /// No connection became free in time.
     #[error("no connection became free in time")]
     QueueTimedOut,
+    /// The client has left while it waited for one.
+    #[error("the client left while its request waited for a connection")]
+    ClientGone,
 }
 
 impl Unavailable {
@@ -94,6 +97,7 @@ impl Unavailable {
             Self::Unresolved => "origin_unresolved",
             Self::QueueFull => "origin_queue_full",
             Self::QueueTimedOut => "origin_queue_timed_out",
+            Self::ClientGone => "client_gone",
         }
     }
 
@@ -114,6 +118,8 @@ pub(super) struct Errand<'a> {
     pub(super) upstream: &'a Upstream,
     /// SHA-256 of the client's certificate.
     pub(super) who: Witness,
+    /// The client's session.
+    pub(super) client: &'a Channel,
 }
 
 impl Errand<'_> {
@@ -208,9 +214,10 @@ impl Pool {
         self.waiters.borrow_mut().entry(owner).or_default().push_back(sender);
         let turn = tokio::select! {
             biased;
-            link = receiver => link.ok().map(Turn::Link),
-            slot = server.slot() => slot.map(Turn::Slot),
-            () = sleep(config.queue_timeout) => None,
+            link = receiver => link.ok().map(Turn::Link).ok_or(Unavailable::QueueTimedOut),
+            slot = server.slot() => slot.map(Turn::Slot).ok_or(Unavailable::QueueTimedOut),
+            () = errand.client.gone() => Err(Unavailable::ClientGone),
+            () = sleep(config.queue_timeout) => Err(Unavailable::QueueTimedOut),
         };
         let mut waiters = self.waiters.borrow_mut();
         if let Some(queue) = waiters.get_mut(&owner) {
@@ -219,7 +226,7 @@ impl Pool {
                 waiters.remove(&owner);
             }
         }
-        turn.ok_or(Unavailable::QueueTimedOut)
+        turn
     }
 
     /// Takes an idle connection that is still usable.

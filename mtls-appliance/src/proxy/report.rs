@@ -64,6 +64,11 @@ impl Tally {
         }
     }
 
+    /// Since when the connection is there, as long as it has had no request.
+    pub(super) fn fresh(&self) -> Option<Instant> {
+        (self.requests == 0).then_some(self.began)
+    }
+
     fn add(&mut self, outcome: &Outcome, path: DataPath) {
         let (up, down) = (outcome.up, outcome.down);
         self.bytes_in += up.total();

@@ -23,6 +23,7 @@ mod guard_stacked;
 mod guard_upgrade;
 mod host;
 mod identity;
+mod leaving;
 mod lifecycle;
 mod load;
 mod lockout;
@@ -83,6 +84,7 @@ fn main() -> ExitCode {
         origin_pool::CASES,
         other_stacks::CASES,
         reload::CASES,
+        leaving::CASES,
         lifecycle::CASES,
         take_over::CASES,
         take_over::failures::CASES,

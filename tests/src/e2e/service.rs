@@ -187,13 +187,10 @@ fn with_the_socket_unit_callers_wait_while_the_service_restarts(lab: &Lab) -> an
     machine.boot()?;
     answers(lab, &net, Net::REGISTERED)?;
     let before = machine.property(SERVICE, "MainPID")?;
-    // Callers all the while, none of whom may be refused or reset. Whose connection the old process closed before there was a
-    // request on it has to ask again, as after any idle time.
+    // Callers all the while, none of whom may be refused or reset.
     let curl = lab.curl_at(&net.caller, at(Net::REGISTERED)?).identity("client-p256").seconds(20);
     let ask = || {
         let answer = curl.get("/bytes/100000")?;
-        let closed_before = answer.exit == 52;
-        let answer = if closed_before { curl.get("/bytes/100000")? } else { answer };
         ensure!(answer.exit == 0 && answer.status == 200, "{answer}");
         answer.must_be_pattern(100_000)
     };

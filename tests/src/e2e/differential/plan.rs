@@ -77,7 +77,10 @@ pub(super) enum Segments {
 pub(super) enum How {
     /// Nothing: the connection stays.
     Stay,
+    /// close_notify; the connection below stays, and the other direction with it.
     CloseNotify,
+    /// close_notify, then FIN.
+    Close,
     Fin,
     Reset,
     /// A fatal alert, then FIN.
@@ -147,12 +150,20 @@ impl Exchange {
             interim: dice.percent(10),
         };
         if down == Framing::UntilClose {
-            exchange.down.end.how = How::CloseNotify;
+            exchange.down.end.how = dice.one([How::CloseNotify, How::Close]);
         }
         if last && dice.percent(60) {
             let end = End {
                 cut: dice.percent(75).then(|| u32::try_from(dice.roll(1 << 32)).unwrap_or(0)),
-                how: dice.one([How::CloseNotify, How::Fin, How::Reset, How::Alert, How::HalfRecord, How::Corrupt]),
+                how: dice.one([
+                    How::CloseNotify,
+                    How::Close,
+                    How::Fin,
+                    How::Reset,
+                    How::Alert,
+                    How::HalfRecord,
+                    How::Corrupt,
+                ]),
             };
             // One fault is enough: what the other direction comes to is then a matter of time.
             if dice.percent(50) {
@@ -167,9 +178,11 @@ impl Exchange {
 
     /// What the origin must come to.
     pub(super) fn expected_up(&self) -> Expected {
-        match self.together && self.down.faulty() {
-            true => Expected::Either,
-            false => self.up.expected(0),
+        match self.up.expected(0) {
+            _ if self.together && self.down.faulty() => Expected::Either,
+            // Whoever has left is not served, if that is seen before the answer.
+            Expected::Whole(_) if self.up.leaves() => Expected::Either,
+            expected => expected,
         }
     }
 
@@ -177,7 +190,7 @@ impl Exchange {
     pub(super) fn expected_down(&self) -> Expected {
         match self.expected_up() {
             Expected::Broken => Expected::Broken,
-            Expected::Either if self.up.faulty() => Expected::Either,
+            Expected::Either if self.up.faulty() || self.up.leaves() => Expected::Either,
             _ => self.down.expected(self.answer().len()),
         }
     }
@@ -227,7 +240,12 @@ impl Message {
     }
 
     fn faulty(&self) -> bool {
-        self.end.cut.is_some() || !matches!(self.end.how, How::Stay | How::CloseNotify)
+        self.end.cut.is_some() || !matches!(self.end.how, How::Stay | How::CloseNotify | How::Close)
+    }
+
+    /// Whoever sends this closes the connection behind it.
+    fn leaves(&self) -> bool {
+        matches!(self.end.how, How::Close | How::Fin | How::HalfRecord)
     }
 
     fn field(&self) -> String {
@@ -282,7 +300,7 @@ impl Message {
     fn expected(&self, head: usize) -> Expected {
         let all = self.end.cut.is_none();
         match (self.framing, self.end.how) {
-            (Framing::UntilClose, How::CloseNotify) => {
+            (Framing::UntilClose, How::CloseNotify | How::Close) => {
                 let sent = self.sent(head + usize::try_from(self.length).unwrap_or(0));
                 sent.checked_sub(head).map_or(Expected::Broken, |body| Expected::Whole(body as u64))
             }

@@ -136,12 +136,8 @@ impl Sender<'_> {
         let next = if unsent.is_empty() { &[0; 100] } else { &unsent[..unsent.len().min(1_000)] };
         match self.message.end.how {
             How::Stay => return Ok(()),
-            How::CloseNotify => {
-                writer.close_notify()?;
-                if self.dice.percent(50) {
-                    return Ok(());
-                }
-            }
+            How::CloseNotify => return writer.close_notify(),
+            How::Close => writer.close_notify()?,
             How::Fin => {}
             How::Reset => return Ok(writer.reset()?),
             How::Alert => writer.alert(2, 80)?,
