@@ -63,7 +63,7 @@ impl CargoTool<'_> {
             // Used a few times for a second: what counts is that it is built soon.
             .env("CARGO_PROFILE_RELEASE_DEBUG", "0")
             .env("CARGO_PROFILE_RELEASE_LTO", "off")
-            .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")
+            .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0")
             .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
         configure(&scratch, &mut command)?;
         exec::capture(&mut command).with_context(|| {
