@@ -1,6 +1,7 @@
 //! A test: a function whose name is the sentence it shows.
 
 use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use libtest_mimic::{Completion, Failed, Trial};
 use mtls_appliance_tests::harness::{Lab, Skip};
@@ -30,6 +31,7 @@ impl Case {
 
     fn perform(&self) -> Result<Completion, Failed> {
         let _turn = Turn::of(self.module);
+        let _running = Running::begin(*self);
         let lab = Lab::create().map_err(|error| format!("cannot prepare the test: {error:#}"))?;
         match (self.run)(&lab) {
             Ok(()) => Ok(Completion::Completed),
@@ -42,6 +44,44 @@ impl Case {
             },
         }
     }
+}
+
+/// After this long a test is named although it has not ended: the runner names those that have.
+const LONG: Duration = Duration::from_secs(180);
+
+/// The tests that run, and since when; named only once.
+static RUNNING: Mutex<Vec<(Case, Instant, bool)>> = Mutex::new(Vec::new());
+
+/// A test that runs.
+struct Running(Case);
+
+impl Running {
+    fn begin(case: Case) -> Self {
+        RUNNING.lock().unwrap_or_else(PoisonError::into_inner).push((case, Instant::now(), false));
+        Running(case)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+        running.retain(|(case, ..)| (case.module, case.name) != (self.0.module, self.0.name));
+    }
+}
+
+/// Names tests that take long, so that one that never ends can be found.
+pub(crate) fn name_the_slow() {
+    std::thread::spawn(|| {
+        loop {
+            std::thread::sleep(LONG / 6);
+            let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+            for (case, since, named) in running.iter_mut().filter(|(_, since, _)| since.elapsed() >= LONG) {
+                if !std::mem::replace(named, true) {
+                    println!("still running after {} s: {}::{}", since.elapsed().as_secs(), case.module, case.name);
+                }
+            }
+        }
+    });
 }
 
 /// Modules that keep the whole machine busy. They stand at the end of the list, and begin when all others have ended, whose

@@ -105,6 +105,7 @@ fn main() -> ExitCode {
     let busy = [load::CASES, differential::CASES, soak::CASES];
     let cases = spread(&with_guard.concat(), &free.concat()).into_iter().chain(busy.concat());
     let trials = cases.map(Case::trial).collect();
+    case::name_the_slow();
     let conclusion = libtest_mimic::run(&Arguments::from_args(), trials);
     harness::clean_up();
     conclusion.exit_code()

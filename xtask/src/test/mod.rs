@@ -13,7 +13,9 @@ use std::{
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
-    time::Duration,
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -84,12 +86,24 @@ pub(crate) struct TestArguments {
     /// Let the virtual machine's clock count instructions: a nanosecond inside is one instruction, on one CPU
     #[arg(long, requires = "vm")]
     count_instructions: bool,
-    /// How long the tests may take on one kernel in the virtual machine; bodies larger than usual (MTLS_BIG_MIB) get
-    /// 2 s a MiB besides
+    /// How long the unit tests, with their build, or the end-to-end tests on one kernel may take; bodies larger than usual
+    /// (MTLS_BIG_MIB) get 2 s a MiB besides
     #[arg(long, value_name = "SECONDS", default_value_t = 1500)]
     timeout: u64,
     /// Only tests with this in their name
     filter: Option<String>,
+}
+
+impl TestArguments {
+    /// How long a stage may take.
+    fn deadline(&self) -> Duration {
+        Duration::from_secs(self.timeout)
+    }
+
+    /// What a stage came to that took longer.
+    fn out_of_time(&self, reading: Reading) -> Outcome {
+        Outcome::Broke(reading, format!("not done after {} s: a test hangs, or --timeout is too short", self.timeout))
+    }
 }
 
 /// The command. Without a choice of stages, all of them.
@@ -117,7 +131,7 @@ pub(crate) fn main(workspace: &Workspace, arguments: &TestArguments) -> Result<E
     if all || arguments.native || !kernels.is_empty() {
         let bench = Bench::prepare(workspace, build::TESTS)?;
         if all || arguments.native {
-            stages.push(native(&bench, arguments, strict)?);
+            stages.push(native(&bench, arguments, strict, large_bodies)?);
         }
         for kernel in kernels {
             stages.push(virtual_machine(workspace, &bench, arguments, kernel, large_bodies));
@@ -218,13 +232,14 @@ fn unit(workspace: &Workspace, arguments: &TestArguments) -> Result<Stage> {
     if let Some(filter) = &arguments.filter {
         command.args(["--", filter]);
     }
-    let (reading, success) = listen(&mut command, "")?;
+    let (reading, success) = listen(&mut command, "", arguments.deadline())?;
     step.done();
     let outcome = match success {
-        false if reading.failed == 0 => {
+        None => arguments.out_of_time(reading),
+        Some(false) if reading.failed == 0 => {
             Outcome::Broke(reading, "the tests do not build, or one ended early".to_owned())
         }
-        _ => Outcome::Ran(reading),
+        Some(_) => Outcome::Ran(reading),
     };
     Ok(Stage { name: "unit".to_owned(), outcome })
 }
@@ -257,7 +272,7 @@ fn fuzzing(workspace: &Workspace, arguments: &TestArguments) -> Result<Stage> {
     Ok(Stage { name: "fuzz".to_owned(), outcome })
 }
 
-fn native(bench: &Bench, arguments: &TestArguments, strict: bool) -> Result<Stage> {
+fn native(bench: &Bench, arguments: &TestArguments, strict: bool, more_time: Duration) -> Result<Stage> {
     let release = read(Path::new("/proc/sys/kernel/osrelease"))?.trim().to_owned();
     let name = format!("this machine ({release})");
     // Kernel TLS, VLANs and bonds are proven in the virtual machine, so their absence here is no failure.
@@ -276,10 +291,14 @@ fn native(bench: &Bench, arguments: &TestArguments, strict: bool) -> Result<Stag
     };
     command.envs(environment).args(["--test-threads", AT_ONCE]).args(&arguments.filter);
     let step = Step::begin_talkative(format!("end-to-end tests on {name}"));
-    let (mut reading, success) = listen(&mut command, "[native] ")?;
+    let (mut reading, success) = listen(&mut command, "[native] ", arguments.deadline().saturating_add(more_time))?;
     reading.end_to_end = true;
     step.done();
-    Ok(Stage { name, outcome: finished(reading, success) })
+    let outcome = match success {
+        Some(success) => finished(reading, success),
+        None => arguments.out_of_time(reading),
+    };
+    Ok(Stage { name, outcome })
 }
 
 fn virtual_machine(
@@ -316,7 +335,7 @@ fn virtual_machine(
             .collect(),
         memory_mib: arguments.memory,
         count_instructions: arguments.count_instructions,
-        deadline: Duration::from_secs(arguments.timeout).saturating_add(more_time),
+        deadline: arguments.deadline().saturating_add(more_time),
     };
     let mut reading = Reading { end_to_end: true, ..Reading::default() };
     let ended = debian::provision(workspace, SYSTEMD.0).and_then(|root| {
@@ -348,24 +367,40 @@ fn finished(reading: Reading, success: bool) -> Outcome {
     }
 }
 
-/// Runs a test program, passes its output on and reads it.
-fn listen(command: &mut Command, prefix: &str) -> Result<(Reading, bool)> {
+/// Runs a test program, passes its output on and reads it. One that has not ended after `deadline` is ended, with every
+/// program that it started: `None` for its success.
+fn listen(command: &mut Command, prefix: &str, deadline: Duration) -> Result<(Reading, Option<bool>)> {
+    let started = Instant::now();
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
         .with_context(|| format!("`{}` cannot be started", command.get_program().to_string_lossy()))?;
+    let output = BufReader::new(child.stdout.take().context("no output to read")?);
+    let (sender, lines) = mpsc::channel();
+    // Not waited for: what a program leaves behind may hold its output open.
+    thread::spawn(move || {
+        for line in output.split(b'\n').map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                break;
+            }
+        }
+    });
     let mut reading = Reading::default();
-    let mut output = BufReader::new(child.stdout.take().context("no output to read")?);
-    let mut line = Vec::new();
-    while output.read_until(b'\n', &mut line)? > 0 {
-        let text = String::from_utf8_lossy(&line);
-        let text = text.trim_end_matches('\n');
-        println!("{prefix}{text}");
-        reading.line(text);
-        line.clear();
+    loop {
+        match lines.recv_timeout(deadline.saturating_sub(started.elapsed())) {
+            Ok(line) => {
+                let text = String::from_utf8_lossy(&line);
+                println!("{prefix}{text}");
+                reading.line(&text);
+            }
+            Err(RecvTimeoutError::Disconnected) => return Ok((reading, Some(child.wait()?.success()))),
+            Err(RecvTimeoutError::Timeout) => {
+                exec::kill_with_descendants(&mut child);
+                return Ok((reading, None));
+            }
+        }
     }
-    Ok((reading, child.wait()?.success()))
 }
 
 /// Whether this process may do everything.
