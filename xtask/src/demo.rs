@@ -15,7 +15,7 @@ use clap::Args;
 use crate::{
     build, exec,
     progress::note,
-    test::{self, Bench},
+    test::{self, Provisioned},
     vm::{self, Guest, Kernel},
     workspace::Workspace,
 };
@@ -49,10 +49,10 @@ pub(crate) fn main(workspace: &Workspace, arguments: &DemoArguments) -> Result<E
             }
         },
     };
-    let bench = Bench::prepare(workspace, build::DEMO)?;
+    let provisioned = Provisioned::build(workspace, build::DEMO)?;
     match kernel {
-        None => native(workspace, &bench),
-        Some(kernel) => virtual_machine(workspace, &bench, kernel),
+        None => native(workspace, &provisioned),
+        Some(kernel) => virtual_machine(workspace, &provisioned, kernel),
     }
 }
 
@@ -71,22 +71,28 @@ fn lacking() -> Result<Option<String>> {
     Ok((!has_tls()).then(|| "the running kernel has no TLS".to_owned()))
 }
 
-fn native(workspace: &Workspace, bench: &Bench) -> Result<ExitCode> {
+fn native(workspace: &Workspace, provisioned: &Provisioned) -> Result<ExitCode> {
     let status = Command::new(workspace.dist().join(DEMO))
-        .envs(test::environment(&bench.appliance, &bench.certificates, &bench.tools.wrappers(), "native", ""))
+        .envs(test::environment(
+            &provisioned.appliance,
+            &provisioned.certificates,
+            &provisioned.tools.wrappers(),
+            "native",
+            "",
+        ))
         .status()
         .context("the demo cannot be started")?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn virtual_machine(workspace: &Workspace, bench: &Bench, kernel: Kernel) -> Result<ExitCode> {
+fn virtual_machine(workspace: &Workspace, provisioned: &Provisioned, kernel: Kernel) -> Result<ExitCode> {
     let place = |name: &str| Path::new(test::IN_GUEST).join(name).display().to_string();
     let guest = Guest {
         kernel,
         files: vec![
             (workspace.dist().join(DEMO), place(DEMO)),
-            (bench.appliance.clone(), place("mtls-appliance")),
-            (bench.certificates.clone(), place("certs")),
+            (provisioned.appliance.clone(), place("mtls-appliance")),
+            (provisioned.certificates.clone(), place("certs")),
         ],
         environment: test::environment(
             Path::new(&place("mtls-appliance")),

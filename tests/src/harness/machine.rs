@@ -82,7 +82,7 @@ impl Machine {
         }
         let socket = "/run/mtls-appliance/control.sock";
         settings.clone().set("control.socket", socket).write(&machine.path(Self::CONFIGURATION))?;
-        // Nobody logs in.
+        // Nobody logs in, and a container has no huge pages to mount.
         for unit in ["getty.target", "serial-getty@ttyS0.service", "systemd-logind.service", "dev-hugepages.mount"] {
             machine.link(&format!("etc/systemd/system/{unit}"), "/dev/null")?;
         }

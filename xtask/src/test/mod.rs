@@ -39,9 +39,9 @@ const APPLIANCE: &str = "mtls-appliance";
 /// How many end-to-end tests run at the same time: twice as many as the machine of the gate and the virtual machine have CPUs,
 /// for most of them wait.
 const AT_ONCE: &str = "4";
-/// Runs the first program and then the second, so many tests at once, with the same arguments, whatever becomes of the first. Of the tests of the XDP
-/// program one at a time: the kernel patches its own code when a program comes or goes, which the emulated machine
-/// does not survive while another CPU runs packets through one.
+/// Runs the first program and then the second, so many tests at once, with the same arguments, whatever becomes of the first.
+/// Of the tests of the XDP program one at a time: the kernel patches its own code when a program comes or goes, which the
+/// emulated machine does not survive while another CPU runs packets through one.
 const BOTH: &str = r#"second=$1 at_once=$2; shift 2
 "$0" "$@" --test-threads 1; first=$?; "$second" "$@" --test-threads "$at_once" && exit $first"#;
 /// The size of the largest bodies in MiB; the tests do with 128 where it is not set.
@@ -59,7 +59,8 @@ const PASSED_ON: [&str; 7] = [
 ];
 /// Where they appear in the virtual machine.
 pub(crate) const IN_GUEST: &str = "/host";
-/// Where a systemd appears there for the machines that the tests boot: the root of Debian's packages and the variable that names it.
+/// The systemd of the machines that the tests boot: the root of its Debian packages, the variable that names where it appears
+/// in the virtual machine, and where that is.
 const SYSTEMD: (&str, &str) = ("systemd", "MTLS_SYSTEMD");
 const SYSTEMD_IN_GUEST: &str = "/systemd";
 /// How long each fuzz target runs; `cargo xtask fuzz` searches longer.
@@ -129,12 +130,12 @@ pub(crate) fn main(workspace: &Workspace, arguments: &TestArguments) -> Result<E
         stages.push(fuzzing(workspace, arguments)?);
     }
     if all || arguments.native || !kernels.is_empty() {
-        let bench = Bench::prepare(workspace, build::TESTS)?;
+        let provisioned = Provisioned::build(workspace, build::TESTS)?;
         if all || arguments.native {
-            stages.push(native(&bench, arguments, strict, large_bodies)?);
+            stages.push(native(&provisioned, arguments, strict, large_bodies)?);
         }
         for kernel in kernels {
-            stages.push(virtual_machine(workspace, &bench, arguments, kernel, large_bodies));
+            stages.push(virtual_machine(workspace, &provisioned, arguments, kernel, large_bodies));
         }
     }
 
@@ -160,7 +161,7 @@ fn row(stage: &Stage) -> String {
 }
 
 /// What the end-to-end tests need, on this machine.
-pub(crate) struct Bench {
+pub(crate) struct Provisioned {
     tests: PathBuf,
     /// Those of the XDP program.
     guard_tests: PathBuf,
@@ -172,24 +173,24 @@ pub(crate) struct Bench {
     pub(crate) tools: Tools,
 }
 
-impl Bench {
+impl Provisioned {
     /// Builds what is chosen ([`build::ALL`] and its like) and provisions everything.
     ///
     /// # Errors
     /// When something cannot be built or had.
-    pub(crate) fn prepare(workspace: &Workspace, chosen: &[&str]) -> Result<Self> {
+    pub(crate) fn build(workspace: &Workspace, chosen: &[&str]) -> Result<Self> {
         let built = build::build(workspace, chosen)?.programs;
-        let bench = Self {
+        let provisioned = Self {
             tests: workspace.dist().join(TESTS),
             guard_tests: workspace.dist().join(build::GUARD_TESTS),
             appliance: workspace.dist().join(APPLIANCE),
             certificates: certs::generate(workspace)?,
             tools: Tools::provision(workspace)?,
         };
-        if !built.contains(&bench.appliance) {
-            bail!("the build left no {}", bench.appliance.display());
+        if !built.contains(&provisioned.appliance) {
+            bail!("the build left no {}", provisioned.appliance.display());
         }
-        Ok(bench)
+        Ok(provisioned)
     }
 }
 
@@ -272,18 +273,24 @@ fn fuzzing(workspace: &Workspace, arguments: &TestArguments) -> Result<Stage> {
     Ok(Stage { name: "fuzz".to_owned(), outcome })
 }
 
-fn native(bench: &Bench, arguments: &TestArguments, strict: bool, more_time: Duration) -> Result<Stage> {
+fn native(provisioned: &Provisioned, arguments: &TestArguments, strict: bool, more_time: Duration) -> Result<Stage> {
     let release = read(Path::new("/proc/sys/kernel/osrelease"))?.trim().to_owned();
     let name = format!("this machine ({release})");
     // Kernel TLS, VLANs and bonds are proven in the virtual machine, so their absence here is no failure.
     let require = if strict { "xdp,netns,nginx" } else { "nginx" };
-    let environment = environment(&bench.appliance, &bench.certificates, &bench.tools.wrappers(), &release, require);
+    let environment = environment(
+        &provisioned.appliance,
+        &provisioned.certificates,
+        &provisioned.tools.wrappers(),
+        &release,
+        require,
+    );
     let mut command = if is_root()? {
-        Command::new(&bench.tests)
+        Command::new(&provisioned.tests)
     } else if exec::in_path("sudo") && exec::capture(Command::new("sudo").args(["-n", "true"])).is_ok() {
         let mut command = Command::new("sudo");
         command.args(["-n", "env"]);
-        command.args(environment.iter().map(|(name, value)| format!("{name}={value}"))).arg(&bench.tests);
+        command.args(environment.iter().map(|(name, value)| format!("{name}={value}"))).arg(&provisioned.tests);
         command
     } else {
         let reason = "needs root for network namespaces and XDP; run it as root, or where sudo asks for no password";
@@ -303,17 +310,17 @@ fn native(bench: &Bench, arguments: &TestArguments, strict: bool, more_time: Dur
 
 fn virtual_machine(
     workspace: &Workspace,
-    bench: &Bench,
+    provisioned: &Provisioned,
     arguments: &TestArguments,
     kernel: Kernel,
     more_time: Duration,
 ) -> Stage {
     let place = |name: &str| Path::new(IN_GUEST).join(name);
     let files = [
-        (&bench.tests, TESTS),
-        (&bench.guard_tests, build::GUARD_TESTS),
-        (&bench.appliance, APPLIANCE),
-        (&bench.certificates, "certs"),
+        (&provisioned.tests, TESTS),
+        (&provisioned.guard_tests, build::GUARD_TESTS),
+        (&provisioned.appliance, APPLIANCE),
+        (&provisioned.certificates, "certs"),
     ]
     .map(|(from, to)| (from.clone(), place(to).display().to_string()))
     .into();
