@@ -293,7 +293,25 @@ fn install(
     direction: Direction,
     secret: (u64, ConnectionTrafficSecrets),
 ) -> Result<(), KernelError> {
-    let info = CryptoInfo::from_rustls(suite, secret).map_err(|error| KernelError::Secrets(error.to_string()))?;
+    let mut info = CryptoInfo::from_rustls(suite, secret).map_err(|error| KernelError::Secrets(error.to_string()))?;
+    if let (SupportedCipherSuite::Tls12(_), Direction::Transmit) = (suite, direction) {
+        move_explicit_nonces(&mut info);
+    }
     sys::install(socket.as_fd(), direction, info)?;
     Ok(())
+}
+
+/// Keeps the kernel from using a nonce again that was used before the hand-over.
+///
+/// In TLS 1.2 the sender of an AES-GCM record chooses the last 8 bytes of its nonce and writes them into the record (RFC
+/// 5288 3); one key must never see the same ones twice. rustls takes a start XOR the record's number, the kernel counts
+/// up from what it is given, and that is the same start, which rustls has used for its Finished. So the kernel starts at
+/// the other end of the range: with fewer than 2^62 records each, the two never meet.
+fn move_explicit_nonces(info: &mut CryptoInfo) {
+    match info {
+        CryptoInfo::AesGcm128(info) => info.iv[0] ^= 0x80,
+        CryptoInfo::AesGcm256(info) => info.iv[0] ^= 0x80,
+        // Their nonces follow from the record's number alone (RFC 7905 2).
+        _ => {}
+    }
 }

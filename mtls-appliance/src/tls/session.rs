@@ -5,7 +5,7 @@
 
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
-use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
+use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus, WriteTraffic};
 use rustls::{Error, ProtocolVersion, SupportedCipherSuite};
 
 /// One side of a TLS connection.
@@ -38,6 +38,8 @@ pub struct Session {
     plain: Vec<u8>,
     plain_taken: usize,
     peer_closed: bool,
+    /// What rustls found wrong: it must not see those bytes again.
+    failed: Option<Error>,
     server_name: Option<String>,
 }
 
@@ -56,6 +58,7 @@ impl Session {
             plain: Vec::new(),
             plain_taken: 0,
             peer_closed: false,
+            failed: None,
             server_name: None,
         }
     }
@@ -76,6 +79,9 @@ impl Session {
     /// # Errors
     /// As [`Self::feed`].
     pub fn advance(&mut self) -> Result<Progress, Error> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
         loop {
             match self.step() {
                 Ok(Step::Again) => {}
@@ -92,6 +98,7 @@ impl Session {
                 Err(error) => {
                     // The bytes at hand must stay until then: rustls still points into them.
                     self.collect_alert();
+                    self.failed = Some(error.clone());
                     return Err(error);
                 }
             }
@@ -134,11 +141,7 @@ impl Session {
     pub fn encrypt(&mut self, data: &[u8]) -> Result<(), Error> {
         // An answer to a KeyUpdate must go out before anything that is encrypted with the new key.
         self.advance()?;
-        let Self { connection, outgoing, .. } = self;
-        match connection {
-            Connection::Server(server) => write(server.process_tls_records(&mut []), outgoing, Some(data)),
-            Connection::Client(client) => write(client.process_tls_records(&mut []), outgoing, Some(data)),
-        }
+        self.write(Some(data))
     }
 
     /// Queues close_notify.
@@ -147,11 +150,18 @@ impl Session {
     /// The session cannot send (any more).
     pub fn close(&mut self) -> Result<(), Error> {
         self.advance()?;
-        let Self { connection, outgoing, .. } = self;
-        match connection {
-            Connection::Server(server) => write(server.process_tls_records(&mut []), outgoing, None),
-            Connection::Client(client) => write(client.process_tls_records(&mut []), outgoing, None),
-        }
+        self.write(None)
+    }
+
+    fn write(&mut self, data: Option<&[u8]>) -> Result<(), Error> {
+        // rustls looks at the bytes at hand again: the first part of a message that has not come wholly is in them.
+        let Self { connection, incoming, outgoing, .. } = self;
+        let (discard, written) = match connection {
+            Connection::Server(server) => write(server.process_tls_records(incoming), outgoing, data),
+            Connection::Client(client) => write(client.process_tls_records(incoming), outgoing, data),
+        };
+        incoming.drain(..discard);
+        written
     }
 
     /// Bytes that are due to the peer.
@@ -220,7 +230,7 @@ impl Session {
         self.server_name.as_deref()
     }
 
-    /// Bytes of an incomplete record.
+    /// Bytes of an incomplete record, or of a message of which only the first records have come.
     pub fn undecrypted(&self) -> usize {
         self.incoming.len()
     }
@@ -307,11 +317,17 @@ fn write<D: Side>(
     status: UnbufferedStatus<'_, '_, D>,
     outgoing: &mut Vec<u8>,
     data: Option<&[u8]>,
-) -> Result<(), Error> {
-    let mut traffic = match status.state? {
-        ConnectionState::WriteTraffic(traffic) => traffic,
-        _ => return Err(Error::General("the session cannot send".into())),
+) -> (usize, Result<(), Error>) {
+    let UnbufferedStatus { discard, state, .. } = status;
+    let traffic = match state {
+        Ok(ConnectionState::WriteTraffic(traffic)) => Ok(traffic),
+        Ok(_) => Err(Error::General("the session cannot send".into())),
+        Err(error) => Err(error),
     };
+    (discard, traffic.and_then(|traffic| seal(traffic, outgoing, data)))
+}
+
+fn seal<D: Side>(mut traffic: WriteTraffic<'_, D>, outgoing: &mut Vec<u8>, data: Option<&[u8]>) -> Result<(), Error> {
     let start = outgoing.len();
     let mut room = match data {
         // Per 16 KiB record: header 5, content type 1, tag 16, and the explicit nonce 8 of TLS 1.2.
@@ -337,3 +353,6 @@ fn write<D: Side>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,9 +1,13 @@
 //! TLS control records after the hand-over: key updates, alerts, close_notify, in every state of a connection.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use anyhow::ensure;
-use mtls_appliance_tests::harness::{Appliance, Client, Deadline, Feature, Lab, wait_until};
+use mtls_appliance_tests::harness::{
+    Appliance, Cipher, Client, Deadline, Feature, HANDSHAKE, Lab, Origin, OriginKind, Place, RawClient, Settings, Tap,
+    wait_until,
+};
 use mtls_appliance_tests::pattern;
 
 use crate::case::cases;
@@ -16,7 +20,11 @@ cases!("records":
     an_idle_caller_that_says_close_notify_gets_one_back,
     close_notify_within_a_head_is_no_request,
     the_origins_tickets_do_not_disturb_the_answer,
+    half_a_control_message_harms_nobody,
+    tls_1_2_uses_no_nonce_twice,
 );
+
+const CHANGE_CIPHER_SPEC: u8 = 20;
 
 /// Whether a session can follow new keys here: always in userspace, in the kernel from 6.14 on.
 pub(crate) fn can_renew() -> anyhow::Result<bool> {
@@ -174,6 +182,71 @@ fn the_origins_tickets_do_not_disturb_the_answer(lab: &Lab) -> anyhow::Result<()
     }
     if Feature::Ktls.missing().is_none() {
         ensure!(appliance.wait_counter("origin_sessions_offloaded", 1)? > 0);
+    }
+    Ok(())
+}
+
+fn half_a_control_message_harms_nobody(lab: &Lab) -> anyhow::Result<()> {
+    let origin = lab.origin()?;
+    let settings = |mode: &'static str| move |s: Settings| s.set("offload.mode", mode).set("timeouts.body", "1s");
+    let raw = RawClient::new(lab, "client-p256", "edge-ca", "api.bank.test")?;
+    for mode in ["auto", "off"] {
+        let mut appliance = lab.appliance_with(&origin, settings(mode))?;
+        for head in [&b""[..], b"POST /sha256 HTTP/1.1\r\nHost: api.bank.test\r\nContent-Length: 9\r\n\r\n"] {
+            let (_reader, mut writer) =
+                raw.connect(appliance.address(), Cipher::Aes128, None, Duration::from_secs(20))?;
+            if !head.is_empty() {
+                writer.send(head)?;
+            }
+            // The first byte of a KeyUpdate; then either an answer is due (408) or the end of the connection.
+            let half = writer.seal(HANDSHAKE, &[24], 0)?;
+            writer.write(&half)?;
+            if head.is_empty() {
+                writer.fin()?;
+            }
+            appliance.wait_event("connection", |_| true)?;
+            ensure!(lab.client(&appliance)?.get("/bytes/100", &[])?.body == pattern::bytes(100));
+        }
+        appliance.must_be_alive()?;
+    }
+    Ok(())
+}
+
+/// The explicit nonces of the protected records of one direction of a TLS 1.2 connection with AES-GCM (RFC 5288 3).
+fn nonces(mut wire: &[u8]) -> Vec<&[u8]> {
+    let mut nonces = Vec::new();
+    let mut protected = false;
+    while let [kind, _, _, high, low, rest @ ..] = wire {
+        let length = usize::from(u16::from_be_bytes([*high, *low])).min(rest.len());
+        let (record, next) = rest.split_at(length);
+        if protected {
+            nonces.push(&record[..8.min(length)]);
+        }
+        protected |= *kind == CHANGE_CIPHER_SPEC;
+        wire = next;
+    }
+    nonces
+}
+
+fn tls_1_2_uses_no_nonce_twice(lab: &Lab) -> anyhow::Result<()> {
+    // One that was used twice would give the key of the authentication away. Sessions change hands behind the Finished.
+    let origin = Origin::start(lab, &Place::Here, OriginKind::ScriptedTls12, lab.free_address()?)?;
+    let behind = Tap::new(origin.address())?;
+    let settings = lab.settings(lab.free_address()?, behind.address)?;
+    let settings = settings.set("tls.minimum_version", "1.2").set("origin.minimum_version", "1.2");
+    let appliance = Appliance::start(lab, &Place::Here, &settings)?;
+    let before = Tap::new(appliance.address())?;
+    let tls = lab.tls("client-p256")?.only(&rustls::version::TLS12)?;
+    let mut client = Client::connect(&Place::Here, before.address, &tls)?;
+    for length in [10, 100_000] {
+        ensure!(client.get(&format!("/bytes/{length}"), &[])?.sha256 == pattern::sha256(length));
+        ensure!(client.post("/sha256", &vec![7; usize::try_from(length)?])?.status == 200);
+    }
+    for wire in before.seen().iter().chain(&behind.seen()) {
+        let nonces = nonces(wire);
+        let different: HashSet<_> = nonces.iter().collect();
+        ensure!(nonces.len() > 8, "only {} protected records", nonces.len());
+        ensure!(different.len() == nonces.len(), "{} nonces for {} records", different.len(), nonces.len());
     }
     Ok(())
 }

@@ -376,6 +376,10 @@ impl Appliance {
         if !self.process.is_running()? {
             bail!("the appliance ended");
         }
+        // Built for tests it survives a panic; built to serve it does not.
+        if let Some(line) = self.events("internal_error").first() {
+            bail!("{line}");
+        }
         self.status().map(drop)
     }
 

@@ -26,6 +26,7 @@ mod process;
 mod raw_tls;
 mod resources;
 mod settings;
+mod tap;
 mod tls_stat;
 
 pub use activation::{Passed, run_as_service_manager};
@@ -47,4 +48,5 @@ pub use process::{Finished, Process};
 pub use raw_tls::{ALERT, Cipher, DATA, HANDSHAKE, RECORD, RawClient, RawReader, RawServer, RawWriter};
 pub use resources::{Resources, need_descriptors, resident_kib};
 pub use settings::Settings;
+pub use tap::Tap;
 pub use tls_stat::TlsStat;
