@@ -5,6 +5,7 @@
 //! filtered, and the framing that goes out is written anew.
 
 use super::NameFilter;
+use super::chunk_extension::ChunkExtension;
 use super::error::ChunkError;
 use super::field::is_forbidden_trailer;
 
@@ -65,7 +66,7 @@ enum State {
     },
     /// Whitespace after the size, which only an extension may follow (RFC 9112 7.1.1).
     SizeSpace,
-    Extension,
+    Extension(ChunkExtension),
     SizeLf,
     Data,
     DataCr,
@@ -183,21 +184,20 @@ impl ChunkDecoder {
                 State::Size { digits: digits + 1 }
             }
             (State::Size { digits: 0 }, _) => return Err(ChunkError::Size),
-            (State::Size { .. } | State::Extension, b'\r') => State::SizeLf,
+            (State::Size { .. }, b'\r') => State::SizeLf,
+            (State::Extension(extension), b'\r') if extension.may_end() => State::SizeLf,
             (State::Size { .. } | State::SizeSpace, b';' | b' ' | b'\t') => {
                 self.count_extension_byte()?;
-                if byte == b';' { State::Extension } else { State::SizeSpace }
+                if byte == b';' { State::Extension(ChunkExtension::NameDue) } else { State::SizeSpace }
             }
-            (State::Size { .. } | State::SizeSpace | State::Extension, b'\n') | (State::SizeSpace, _) => {
+            (State::Size { .. } | State::SizeSpace | State::Extension(_), b'\n') | (State::SizeSpace, _) => {
                 return Err(ChunkError::SizeLineEnd);
             }
             (State::Size { .. }, _) => return Err(ChunkError::Size),
-            (State::Extension, _) => {
-                if byte != b'\t' && byte.is_ascii_control() {
-                    return Err(ChunkError::Extension);
-                }
+            (State::Extension(extension), _) => {
+                let next = extension.next(byte).ok_or(ChunkError::Extension)?;
                 self.count_extension_byte()?;
-                State::Extension
+                State::Extension(next)
             }
             (State::SizeLf, b'\n') => self.begin_chunk()?,
             (State::SizeLf, _) => return Err(ChunkError::SizeLineEnd),

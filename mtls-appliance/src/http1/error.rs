@@ -150,7 +150,7 @@ client_fault_enum! { [
     SizeOverflow 400 "chunk_size_overflow" "a chunk size has more than 16 digits or the sum exceeds 64 bits";
     SizeLineEnd 400 "malformed_chunk_line" "a chunk size line does not end in CRLF";
     DataEnd 400 "malformed_chunk_end" "chunk data is not followed by CRLF";
-    Extension 400 "malformed_chunk_extension" "a chunk extension contains a control character";
+    Extension 400 "malformed_chunk_extension" "a chunk extension is neither a name nor a name with a value";
     ExtensionsTooLong 400 "chunk_extensions_too_long" "chunk extensions have more bytes than allowed";
     Trailer 400 "malformed_trailer" "the trailer section does not follow the grammar";
     TrailersTooLarge 431 "trailers_too_large" "the trailer section has more bytes than allowed";

@@ -24,6 +24,7 @@
 
 mod bytes;
 mod chunk;
+mod chunk_extension;
 mod error;
 mod error_response;
 mod field;

@@ -105,6 +105,35 @@ struct Reference<'a> {
     trailers: Vec<(&'a [u8], &'a [u8])>,
 }
 
+/// RFC 9112 7.1.1: `*( BWS ";" BWS token [ BWS "=" BWS ( token / quoted-string ) ] )`.
+fn are_extensions(mut rest: &[u8]) -> Option<()> {
+    let bws = |bytes: &'_ [u8]| bytes.iter().take_while(|byte| b" \t".contains(byte)).count();
+    let token = |bytes: &'_ [u8]| {
+        let other = |byte: &u8| !byte.is_ascii_alphanumeric() && !b"!#$%&'*+-.^_`|~".contains(byte);
+        Some(bytes.iter().position(other).unwrap_or(bytes.len())).filter(|length| *length > 0)
+    };
+    while !rest.is_empty() {
+        rest = rest[bws(rest)..].strip_prefix(b";")?;
+        rest = &rest[bws(rest)..];
+        rest = &rest[token(rest)?..];
+        let Some(value) = rest[bws(rest)..].strip_prefix(b"=") else { continue };
+        rest = &value[bws(value)..];
+        rest = match rest.strip_prefix(b"\"") {
+            None => &rest[token(rest)?..],
+            Some(mut quoted) => loop {
+                quoted = match quoted {
+                    [b'"', behind @ ..] => break behind,
+                    [b'\\', byte, behind @ ..] | [byte, behind @ ..] if !byte.is_ascii_control() || *byte == b'\t' => {
+                        behind
+                    }
+                    _ => return None,
+                }
+            },
+        };
+    }
+    Some(())
+}
+
 /// The plain reading: one line after the other, everything in memory. `None` for what is malformed, beyond a limit or
 /// not whole.
 fn reference(input: &[u8], limits: ChunkLimits) -> Option<Reference<'_>> {
@@ -116,12 +145,7 @@ fn reference(input: &[u8], limits: ChunkLimits) -> Option<Reference<'_>> {
         if size.is_empty() || size.len() > 16 || !size.iter().all(u8::is_ascii_hexdigit) {
             return None;
         }
-        let named = extension.iter().find(|byte| !b" \t".contains(byte));
-        if !extension.is_empty() && named != Some(&b';')
-            || extension.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t')
-        {
-            return None;
-        }
+        are_extensions(extension)?;
         extensions += extension.len();
         if extensions > limits.extension_bytes {
             return None;

@@ -37,6 +37,10 @@ pub(super) fn chunked_requests_are_decoded_and_framed_anew(lab: &Lab) -> anyhow:
                 .refused_within_the_body(400),
             row("RFC 9112 2.2: a bare LF behind a chunk", chunked("5\r\nhello\n0\r\n\r\n"))
                 .refused_within_the_body(400),
+            row("RFC 9112 7.1.1: an extension without a name", chunked("5;\r\nhello\r\n0\r\n\r\n"))
+                .refused_within_the_body(400),
+            row("RFC 9112 7.1.1: a quoted value that the line ends", chunked("5;a=\"\r\nhello\r\n0\r\n\r\n"))
+                .refused_within_the_body(400),
             row("RFC 9112 7.1.1: a bare CR in an extension", chunked("5;x\ry\r\nhello\r\n0\r\n\r\n"))
                 .refused_within_the_body(400),
             row("RFC 9112 7.1.1: extensions without end", chunked(&extension)).refused_within_the_body(400),
