@@ -21,7 +21,7 @@ use crate::config::{self, Config, OffloadMode};
 use crate::control::ControlSocket;
 use crate::control::take_over::Predecessor;
 use crate::daemon::{self, Daemon};
-use crate::guard::{Guard, GuardError};
+use crate::guard::{GuardError, Guards};
 use crate::host::{self, Finding, Host};
 use crate::ktls::Support;
 use crate::listeners::{self, Source};
@@ -249,8 +249,10 @@ async fn start(
     if let Some(predecessor) = &mut predecessor {
         predecessor.before_guard().await?;
     }
-    let guard = match &live.config.guard {
-        Some(config) => Some(Guard::attach(config, live.verifier.registry()).map_err(guard_failure)?),
+    let guards = match &live.config.guard {
+        Some(config) => {
+            Some(Guards::attach(config, &config.interfaces, live.verifier.registry()).map_err(guard_failure)?)
+        }
         None => None,
     };
     give_up_privileges()?;
@@ -266,7 +268,7 @@ async fn start(
         started: Instant::now(),
         last_reload: std::sync::Mutex::new(None),
     });
-    announce(&shared, guard.as_ref());
+    announce(&shared, guards.as_ref());
     upstream::resolve::new_names(&shared, &shared.live.load_full()).await;
     let (report, mut reports) = mpsc::unbounded_channel();
     let mut threads = start_workers(&shared, &listeners, &report)?;
@@ -297,7 +299,7 @@ async fn start(
     shared.phase.send_replace(Phase::Serving);
     notify(&[sd_notify::NotifyState::Ready]);
     shared.log.event(Level::Info, "ready", json!({}));
-    Ok(Started { daemon: Daemon::new(shared, guard, listeners), control, threads, reports, writer })
+    Ok(Started { daemon: Daemon::new(shared, guards, listeners), control, threads, reports, writer })
 }
 
 /// From here on this process has the rights of its user and no others. Files, sockets and maps that are open stay usable;
@@ -328,7 +330,7 @@ fn require_offload(config: &Config, support: &Support) -> Result<(), Failure> {
     }
 }
 
-fn announce(shared: &Shared, guard: Option<&Guard>) {
+fn announce(shared: &Shared, guards: Option<&Guards>) {
     let live = shared.live.load();
     let support = &shared.support;
     let offload = match (&support.missing, live.config.offload) {
@@ -352,7 +354,10 @@ fn announce(shared: &Shared, guard: Option<&Guard>) {
             "kernel": support.kernel,
             "offload": offload,
             "offload_ciphers": support.cipher_suites,
-            "guard": guard.map_or_else(|| json!("not configured"), |guard| json!(guard.status())),
+            "guard": guards.map_or_else(
+                || json!("not configured"),
+                |guards| guards.iter().map(|guard| json!(guard.status())).collect(),
+            ),
             "organisations": live.verifier.registry().organisations.len(),
             "privileges": privileges(),
         }),
@@ -452,7 +457,7 @@ pub(crate) fn guard_failure(error: GuardError) -> Failure {
 }
 
 /// Loads everything anew and puts it in force in one step; on any mistake everything stays as it is.
-pub(crate) async fn reload(shared: &Shared, guard: Option<&Guard>) {
+pub(crate) async fn reload(shared: &Shared, guards: Option<&Guards>) {
     // `Type=notify-reload` wants to know when the reload began.
     match sd_notify::NotifyState::monotonic_usec_now() {
         Ok(now) => notify(&[sd_notify::NotifyState::Reloading, now]),
@@ -469,8 +474,8 @@ pub(crate) async fn reload(shared: &Shared, guard: Option<&Guard>) {
     }
     let outcome = outcome
         .and_then(|live| {
-            if let (Some(guard), Some(config)) = (guard, &live.config.guard) {
-                guard.update(config, live.verifier.registry()).map_err(guard_failure)?;
+            if let (Some(guards), Some(config)) = (guards, &live.config.guard) {
+                guards.update(config, live.verifier.registry()).map_err(guard_failure)?;
             }
             Ok(live)
         })
@@ -511,12 +516,12 @@ pub(crate) async fn reload(shared: &Shared, guard: Option<&Guard>) {
 /// What only a restart can change.
 fn unchanged(before: &Config, after: &Config) -> Result<(), Failure> {
     let guard = |config: &Config| {
-        config.guard.as_ref().map(|guard| (guard.interface.clone(), guard.attach, guard.pin_dir.clone()))
+        config.guard.as_ref().map(|guard| (guard.interfaces.clone(), guard.attach, guard.pin_dir.clone()))
     };
     let listener = |config: &Config| (config.listener.addresses.clone(), config.listener.workers);
     let changed = [
         ("[listener]", listener(before) != listener(after)),
-        ("[guard] interface, attach or pin_dir", guard(before) != guard(after)),
+        ("[guard] interfaces, attach or pin_dir", guard(before) != guard(after)),
         ("[control]", before.control_socket != after.control_socket),
         ("[log]", before.log_file != after.log_file),
     ];

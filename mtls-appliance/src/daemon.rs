@@ -16,7 +16,7 @@ use crate::control::take_over::Predecessor;
 use crate::control::watch::WATCHERS;
 use crate::control::wire::Wire;
 use crate::control::{self, ControlSocket};
-use crate::guard::{Guard, GuardStatus, Presence};
+use crate::guard::{Guard, GuardStatus, Guards, Presence};
 use crate::telemetry::Level;
 
 /// Clients of the control socket that are answered at the same time; others wait.
@@ -31,9 +31,9 @@ const LONGEST_DRAIN: Duration = Duration::from_secs(2 * 3600);
 /// What the control socket and the signals act upon.
 pub(crate) struct Daemon {
     pub(crate) shared: Arc<Shared>,
-    guard: Option<Arc<Guard>>,
-    /// The guard's sampled events, for whoever watches.
-    pub(crate) events: broadcast::Sender<Event>,
+    guards: Option<Guards>,
+    /// The guards' sampled events and whose they are, for whoever watches.
+    pub(crate) events: broadcast::Sender<(Arc<Guard>, Event)>,
     /// Places for those who do.
     pub(crate) watchers: Semaphore,
     /// Kept to be handed over; none from the drain on.
@@ -72,28 +72,32 @@ impl Drop for Turn<'_> {
 }
 
 impl Daemon {
-    pub(crate) fn new(shared: Arc<Shared>, guard: Option<Guard>, listeners: Vec<TcpListener>) -> Arc<Self> {
-        let daemon = Self {
+    pub(crate) fn new(shared: Arc<Shared>, guards: Option<Guards>, listeners: Vec<TcpListener>) -> Arc<Self> {
+        let daemon = Arc::new(Self {
             shared,
-            guard: guard.map(Arc::new),
+            guards,
             events: broadcast::Sender::new(EVENTS),
             watchers: Semaphore::new(WATCHERS),
             listeners: Mutex::new(listeners.into()),
             under_way: Mutex::new(UnderWay::Nothing),
             successor: Mutex::default(),
             predecessor: Mutex::default(),
-        };
+        });
         daemon.log_drops();
         daemon.pass_events_on();
-        Arc::new(daemon)
+        daemon
     }
 
-    /// The guard, if there is one.
-    pub(crate) fn guard(&self) -> Option<Arc<Guard>> {
-        self.guard.clone()
+    /// The guards, if there are any.
+    pub(crate) fn guards(&self) -> Option<&Guards> {
+        self.guards.as_ref()
     }
 
-    /// The process that keeps the guard's registry; none when somebody else's program is at the interface, or no program.
+    fn each_guard(&self) -> impl Iterator<Item = &Arc<Guard>> {
+        self.guards.iter().flat_map(Guards::iter)
+    }
+
+    /// The process that keeps this guard's registry; none when somebody else's program is at the interface, or no program.
     pub(crate) fn guard_holder(&self, status: &GuardStatus) -> Option<i32> {
         if status.attached { i32::try_from(std::process::id()).ok() } else { self.heir() }
     }
@@ -133,7 +137,7 @@ impl Daemon {
     /// nothing has changed.
     async fn reload(self: Arc<Self>) {
         if let Some(_turn) = self.begin(UnderWay::Reload) {
-            reload(&self.shared, self.guard().as_deref()).await;
+            reload(&self.shared, self.guards()).await;
         }
     }
 
@@ -165,79 +169,87 @@ impl Daemon {
         });
     }
 
-    /// Takes the guard back from a process that took it and then could not serve.
-    pub(crate) fn reclaim_guard(&self) {
+    /// Takes every guard back from a process that took it and then could not serve.
+    pub(crate) fn reclaim_guards(&self) {
         let live = self.shared.live.load();
-        let (Some(guard), Some(config)) = (self.guard(), &live.config.guard) else { return };
-        if guard.status().attached {
-            return;
-        }
-        match guard.take_back(config, live.verifier.registry()) {
-            Ok(()) => {
-                let fields = json!({ "detail": "taken back", "status": guard.status() });
-                self.shared.log.event(Level::Warn, "guard", fields);
-            }
-            Err(error) => {
-                self.shared.counters.refuse("guard_failed", "not_taken_back");
-                let detail = format!("cannot be taken back: {error}");
-                self.shared.log.event(Level::Error, "guard", json!({ "detail": detail }));
+        let Some(config) = &live.config.guard else { return };
+        for guard in self.each_guard().filter(|guard| !guard.status().attached) {
+            match guard.take_back(config, live.verifier.registry()) {
+                Ok(()) => {
+                    let fields = json!({ "detail": "taken back", "status": guard.status() });
+                    self.shared.log.event(Level::Warn, "guard", fields);
+                }
+                Err(error) => {
+                    self.shared.counters.refuse("guard_failed", "not_taken_back");
+                    self.say_of(guard, Level::Error, &format!("cannot be taken back: {error}"));
+                }
             }
         }
     }
 
-    /// Logs the guard's sampled drops.
-    fn log_drops(&self) {
-        let Some(stream) = self.guard().and_then(|guard| guard.log_stream()) else { return };
-        let shared = Arc::clone(&self.shared);
-        tokio::spawn(async move {
-            if let Err(error) = stream.run().await {
-                let detail = format!("sampled drops are not logged: {error}");
-                shared.log.event(Level::Warn, "guard", json!({ "detail": detail }));
-            }
-        });
+    fn say_of(&self, guard: &Guard, level: Level, detail: &str) {
+        let fields = json!({ "interface": guard.interface(), "detail": detail });
+        self.shared.log.event(level, "guard", fields);
     }
 
-    /// Gives the guard's sampled events to whoever watches.
-    fn pass_events_on(&self) {
-        let Some(stream) = self.guard().and_then(|guard| guard.event_stream()) else { return };
-        let (shared, events) = (Arc::clone(&self.shared), self.events.clone());
-        tokio::spawn(async move {
-            // When nobody watches, the events are nobody's.
-            if let Err(error) = stream.run(|event| drop(events.send(event))).await {
-                let detail = format!("sampled events cannot be watched: {error}");
-                shared.log.event(Level::Warn, "guard", json!({ "detail": detail }));
-            }
-        });
+    /// Logs the guards' sampled drops.
+    fn log_drops(self: &Arc<Self>) {
+        for guard in self.each_guard() {
+            let Some(stream) = guard.log_stream() else { continue };
+            let (daemon, guard) = (Arc::clone(self), Arc::clone(guard));
+            tokio::spawn(async move {
+                if let Err(error) = stream.run().await {
+                    daemon.say_of(&guard, Level::Warn, &format!("sampled drops are not logged: {error}"));
+                }
+            });
+        }
     }
 
-    /// Tells the guard that the daemon is there, again and again; nothing else that takes time may come between.
+    /// Gives the guards' sampled events to whoever watches.
+    fn pass_events_on(self: &Arc<Self>) {
+        for guard in self.each_guard() {
+            let Some(stream) = guard.event_stream() else { continue };
+            let (daemon, guard) = (Arc::clone(self), Arc::clone(guard));
+            tokio::spawn(async move {
+                // When nobody watches, the events are nobody's.
+                let pass_on = |event| drop(daemon.events.send((Arc::clone(&guard), event)));
+                if let Err(error) = stream.run(pass_on).await {
+                    daemon.say_of(&guard, Level::Warn, &format!("sampled events cannot be watched: {error}"));
+                }
+            });
+        }
+    }
+
+    /// Tells the guards that the daemon is there, again and again; nothing else that takes time may come between.
     async fn beat(self: Arc<Self>) {
         let watched = sd_notify::watchdog_enabled().is_some();
-        let mut presence = Presence::Attached;
+        let mut presences = vec![Presence::Attached; self.each_guard().count()];
         let mut beats = interval(BEAT);
         loop {
             beats.tick().await;
             if watched {
                 notify(&[sd_notify::NotifyState::Watchdog]);
             }
-            // Somebody else may hold the guard then.
-            if self.heir().is_none() && !self.shared.phase.borrow().is_draining() {
-                self.look_after_guard(&mut presence);
-            }
-            if let Some(Err(error)) = self.guard().map(|guard| guard.beat()) {
-                self.shared.log.event(Level::Error, "guard", json!({ "detail": error.to_string() }));
+            // Somebody else may hold the guards then.
+            let ours = self.heir().is_none() && !self.shared.phase.borrow().is_draining();
+            for (guard, presence) in self.each_guard().zip(&mut presences) {
+                if ours {
+                    self.look_after(guard, presence);
+                }
+                if let Err(error) = guard.beat() {
+                    self.say_of(guard, Level::Error, &error.to_string());
+                }
             }
         }
     }
 
     /// Says when the interface is guarded no more, and when it is again.
-    fn look_after_guard(&self, before: &mut Presence) {
+    fn look_after(&self, guard: &Guard, before: &mut Presence) {
         // What cannot be asked has not changed.
-        let Some((guard, Ok(presence))) = self.guard().map(|guard| (Arc::clone(&guard), guard.look())) else { return };
+        let Ok(presence) = guard.look() else { return };
         if presence == *before {
             return;
         }
-        let status = guard.status();
         let (level, detail) = match presence {
             Presence::Attached => (Level::Warn, "guards the interface again"),
             Presence::NoInterface => (Level::Error, "the interface is gone; guard it when it is back: guard attach"),
@@ -250,7 +262,7 @@ impl Daemon {
         if presence != Presence::Attached {
             self.shared.counters.refuse("guard_failed", presence.name());
         }
-        let fields = json!({ "presence": presence.name(), "interface": status.interface, "detail": detail });
+        let fields = json!({ "presence": presence.name(), "interface": guard.interface(), "detail": detail });
         self.shared.log.event(level, "guard", fields);
         *before = presence;
     }

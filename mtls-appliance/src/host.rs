@@ -180,7 +180,7 @@ mod tests {
         origin = { addresses = ["127.0.0.1:1"], server_name = "o", certificate = "a", key = "b", ca = ["c"], connections = 1000 }
         registry = { files = ["r"] }
         limits = { connections = 100 }
-        guard = { interface = "eth0" }
+        guard = { interfaces = ["eth0"] }
     "#;
     /// As it should be: 100 connections of six descriptors and 32 pages each.
     const GOOD: [(&str, &str); 7] = [

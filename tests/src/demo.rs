@@ -51,13 +51,17 @@ fn show() -> anyhow::Result<bool> {
     let pins = folder.join("guard").display().to_string();
     let (origin, appliance) = lab.appliance_in(&net, |settings| {
         settings
-            .set("guard.interface", Net::FRONT)
+            .set("guard.interfaces", vec![Net::FRONT])
             .set("guard.ports", vec![i64::from(Net::PORT)])
             .set("guard.pin_dir", pins)
     })?;
     let started = appliance.events("started").pop().unwrap_or_default();
     say(&format!("kernel {}; sessions: {}", text(&started["kernel"]), text(&started["offload"])));
-    say(&format!("guard: {} on {}", text(&started["guard"]["attached_as"]), text(&started["guard"]["interface"])));
+    say(&format!(
+        "guard: {} on {}",
+        text(&started["guard"][0]["attached_as"]),
+        text(&started["guard"][0]["interface"])
+    ));
 
     let before = TlsStat::of(appliance.pid()).ok();
     let mut stage = Stage { lab: &lab, net, origin, appliance, before };

@@ -124,7 +124,7 @@ fn configuration(arguments: &AttachArguments, certificates: &Path, registry: &Pa
         (
             "guard",
             table(vec![
-                ("interface", arguments.interface.as_str().into()),
+                ("interfaces", vec![arguments.interface.as_str()].into()),
                 ("ports", ports.into()),
                 ("mode", mode.into()),
             ]),
@@ -175,7 +175,7 @@ mod tests {
     fn observes_unless_told_to_enforce() {
         let table = configured(&["eth0.10"]);
         assert_eq!(table["guard"]["mode"].as_str(), Some("observe"));
-        assert_eq!(table["guard"]["interface"].as_str(), Some("eth0.10"));
+        assert_eq!(table["guard"]["interfaces"][0].as_str(), Some("eth0.10"));
         assert_eq!(table["guard"]["ports"].as_array().unwrap(), &[Value::from(8443)]);
         let table = configured(&["lo", "--enforce", "--port", "443", "--port", "8444"]);
         assert_eq!(table["guard"]["mode"].as_str(), Some("enforce"));

@@ -10,27 +10,30 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use mtls_appliance_common::Reason;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::WithConfig;
 use crate::app::{Failure, guard_failure};
 use crate::config::{self, Config};
-use crate::guard::{Guard, PinnedGuard};
+use crate::guard::{Guard, Guards, PinnedGuard, forgotten, forgotten_warning};
 use crate::{control, registry};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Attach the guard without the appliance, so that it stays: before the network is up, say. One that is attached is
-    /// brought up to date between two packets. The appliance takes it over when it starts.
+    /// Attach the guard to its interfaces without the appliance, so that it stays: before the network is up, say. One that is
+    /// attached is brought up to date between two packets. The appliance takes it over when it starts.
     ///
     /// With guard.open_after the guard drops nothing any more once it was attached for so long and no appliance came.
-    Attach(WithConfig),
-    /// Detach the guard from its interface and remove its pins: the guarded ports are open to everybody afterwards.
-    Detach(WithConfig),
-    /// Show the guard at the interface as its pins show it, with or without an appliance that runs; changes nothing.
+    ///
+    /// When it cannot be attached to one of them, it is attached to none.
+    Attach(AtInterfaces),
+    /// Detach the guard from its interfaces and remove its pins: the guarded ports are open to everybody afterwards.
+    /// --interface may name one that is not configured any more.
+    Detach(AtInterfaces),
+    /// Show the guard at its interfaces as its pins show it, with or without an appliance that runs; changes nothing.
     Status {
         #[command(flatten)]
-        config: WithConfig,
+        at: AtInterfaces,
         /// Print JSON: the same as under `guard` in `mtls-appliance status --json`.
         #[arg(long)]
         json: bool,
@@ -39,7 +42,7 @@ pub(super) enum Command {
     /// runs.
     Watch {
         #[command(flatten)]
-        config: WithConfig,
+        at: AtInterfaces,
         /// Only those with this reason.
         #[arg(long, value_parser = live::reason)]
         reason: Option<Reason>,
@@ -50,7 +53,7 @@ pub(super) enum Command {
     /// Show packets per second by reason and by organisation, and the sources that are dropped most in the sample.
     Top {
         #[command(flatten)]
-        config: WithConfig,
+        at: AtInterfaces,
         /// How long an interval is.
         #[arg(long, value_name = "TIME", default_value = "1s", value_parser = live::interval)]
         interval: Duration,
@@ -65,13 +68,22 @@ pub(super) enum Command {
     /// the answer.
     Test {
         #[command(flatten)]
-        config: WithConfig,
+        at: AtInterfaces,
         #[command(flatten)]
         packet: Packet,
-        /// Print JSON, an object for each packet.
+        /// Print JSON, an object for each interface and packet.
         #[arg(long)]
         json: bool,
     },
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct AtInterfaces {
+    #[command(flatten)]
+    config: WithConfig,
+    /// At this one of guard.interfaces alone.
+    #[arg(long, value_name = "NAME", value_parser = config::interface_name)]
+    interface: Option<String>,
 }
 
 /// One packet, or several.
@@ -112,18 +124,12 @@ impl Packet {
 
 pub(super) fn main(command: &Command) -> Result<(), Failure> {
     match command {
-        Command::Attach(arguments) => attach(&arguments.config),
-        Command::Detach(arguments) => detach(&arguments.config),
-        Command::Status { config, json } => status(&config.config, *json),
-        Command::Watch { config, reason, json } => {
-            let (config, guard) = load(&config.config)?;
-            live::watch(&config, &guard, *reason, *json)
-        }
-        Command::Top { config, interval, once, json } => {
-            let (config, guard) = load(&config.config)?;
-            live::top(&config, &guard, *interval, *once, *json)
-        }
-        Command::Test { config, packet, json } => test(&config.config, packet, *json),
+        Command::Attach(at) => attach(at),
+        Command::Detach(at) => detach(at),
+        Command::Status { at, json } => status(at, *json),
+        Command::Watch { at, reason, json } => live::watch(&Chosen::load(at)?, *reason, *json),
+        Command::Top { at, interval, once, json } => live::top(&Chosen::load(at)?, *interval, *once, *json),
+        Command::Test { at, packet, json } => test(at, packet, *json),
     }
 }
 
@@ -138,14 +144,50 @@ fn load(path: &Path) -> Result<(Config, config::Guard), Failure> {
     }
 }
 
-fn attach(path: &Path) -> Result<(), Failure> {
+/// What a command is about.
+struct Chosen {
+    config: Config,
+    guard: config::Guard,
+    /// Those of `guard.interfaces`, or one of them.
+    interfaces: Vec<String>,
+}
+
+impl Chosen {
+    fn load(at: &AtInterfaces) -> Result<Chosen, Failure> {
+        let (config, guard) = load(&at.config.config)?;
+        let interfaces = match &at.interface {
+            None => guard.interfaces.clone(),
+            Some(one) if guard.interfaces.contains(one) => vec![one.clone()],
+            Some(other) => {
+                return Err(Failure::Configuration(format!(
+                    "--interface {other}: not in guard.interfaces, which has {}",
+                    guard.interfaces.join(", ")
+                )));
+            }
+        };
+        Ok(Chosen { config, guard, interfaces })
+    }
+
+    /// The attached guards; each of the interfaces has to have one.
+    fn open(&self) -> Result<Vec<PinnedGuard>, Failure> {
+        let open = |interface: &String| PinnedGuard::open(&self.guard, interface);
+        self.interfaces.iter().map(open).collect::<Result<_, _>>().map_err(guard_failure)
+    }
+}
+
+fn attach(at: &AtInterfaces) -> Result<(), Failure> {
     log_to_stderr();
-    let (config, guard) = load(path)?;
+    let Chosen { config, guard, interfaces } = Chosen::load(at)?;
     let registry = registry::load(&config.registry_files);
     let registry = registry.map_err(|mistakes| Failure::Configuration(mistakes.to_string()))?;
-    let interface = &guard.interface;
-    if let Some(process) = holder(&config, &guard)? {
-        let pinned = PinnedGuard::open(&guard).map_err(guard_failure)?;
+    let held = Held::ask(&config)?;
+    let mut free = Vec::new();
+    for interface in interfaces {
+        let Some(process) = held.by(&interface) else {
+            free.push(interface);
+            continue;
+        };
+        let pinned = PinnedGuard::open(&guard, &interface).map_err(guard_failure)?;
         if !pinned.holds(&guard, &registry).map_err(guard_failure)? {
             return Err(Failure::Environment(format!(
                 "the guard of {interface} is held by the appliance that runs (process {process}), and configuration or \
@@ -156,70 +198,103 @@ fn attach(path: &Path) -> Result<(), Failure> {
         println!(
             "{interface}: guarded by just this, and held by the appliance that runs (process {process}): nothing to do"
         );
+    }
+    if free.is_empty() {
         return Ok(());
     }
-    let guard = Guard::attach(&guard, &registry).map_err(guard_failure)?;
-    let status = guard.status();
-    let done = if status.taken_over == Some(true) { "the attached guard was brought up to date" } else { "attached" };
-    println!("{interface}: {done}; it stays when this command ends");
-    print!("{}", show::status(&status));
-    Ok(())
-}
-
-/// The process of the appliance that runs and holds this guard.
-fn holder(config: &Config, guard: &config::Guard) -> Result<Option<i64>, Failure> {
-    let status = control::ask_status_if_running(&config.control_socket)?.unwrap_or_default();
-    let held = &status["guard"];
-    let this = held["status"]["interface"] == guard.interface.as_str();
-    Ok(held["held_by"].as_i64().filter(|_| this))
-}
-
-fn detach(path: &Path) -> Result<(), Failure> {
-    let (_, guard) = load(path)?;
-    let removed = Guard::detach_pinned(&guard).map_err(|error| Failure::Environment(error.to_string()))?;
-    if removed.is_empty() {
-        println!("no guard was attached to {}", guard.interface);
-    }
-    for path in removed {
-        println!("removed {}", path.display());
+    let guards = Guards::attach(&guard, &free, &registry).map_err(guard_failure)?;
+    for guard in guards.iter() {
+        let status = guard.status();
+        let done =
+            if status.taken_over == Some(true) { "the attached guard was brought up to date" } else { "attached" };
+        println!("{}: {done}; it stays when this command ends", status.interface);
+        print!("{}", show::status(&status));
     }
     Ok(())
 }
 
-fn status(path: &Path, as_json: bool) -> Result<(), Failure> {
-    let (config, guard) = load(path)?;
-    let pinned = PinnedGuard::open(&guard).map_err(guard_failure)?;
-    let (status, counters) = (pinned.status().map_err(guard_failure)?, pinned.counters().map_err(guard_failure)?);
-    // Who holds it is worth knowing, and nothing that this command depends on.
-    let (holder, unknown) = match holder(&config, &guard) {
-        Ok(holder) => (holder, None),
-        Err(failure) => (None, Some(failure.to_string())),
+/// What the appliance that runs, if one does, says about the guards that it holds.
+struct Held(Value);
+
+impl Held {
+    fn ask(config: &Config) -> Result<Held, Failure> {
+        let mut status = control::ask_status_if_running(&config.control_socket)?.unwrap_or_default();
+        Ok(Held(status["guard"]["interfaces"].take()))
+    }
+
+    /// The process, where it holds the guard of this interface.
+    fn by(&self, interface: &str) -> Option<i64> {
+        let this = self.0.as_array()?.iter().find(|guard| guard["status"]["interface"] == interface)?;
+        this["held_by"].as_i64()
+    }
+}
+
+fn detach(at: &AtInterfaces) -> Result<(), Failure> {
+    let (_, guard) = load(&at.config.config)?;
+    let interfaces = at.interface.clone().map_or_else(|| guard.interfaces.clone(), |one| vec![one]);
+    let mut outcome = Ok(());
+    for interface in interfaces {
+        match Guard::detach_pinned(&guard, &interface) {
+            Ok(removed) if removed.is_empty() => println!("no guard was attached to {interface}"),
+            Ok(removed) => removed.iter().for_each(|path| println!("removed {}", path.display())),
+            // The others shall be opened all the same.
+            Err(error) => outcome = outcome.and(Err(Failure::Environment(error.to_string()))),
+        }
+    }
+    outcome
+}
+
+fn status(at: &AtInterfaces, as_json: bool) -> Result<(), Failure> {
+    let chosen = Chosen::load(at)?;
+    // Who holds them is worth knowing, and nothing that this command depends on.
+    let (held, unknown) = match Held::ask(&chosen.config) {
+        Ok(held) => (held, None),
+        Err(failure) => (Held(Value::Null), Some(failure.to_string())),
     };
+    let mut found = Vec::new();
+    for pinned in chosen.open()? {
+        let (status, counters) = (pinned.status().map_err(guard_failure)?, pinned.counters().map_err(guard_failure)?);
+        found.push((held.by(pinned.interface()), status, Ok(counters)));
+    }
+    for interface in forgotten(&chosen.guard) {
+        eprintln!("mtls-appliance: {}", forgotten_warning(&interface));
+    }
     if as_json {
-        let status = json!({ "held_by": holder, "held_by_unknown": unknown, "status": status, "counters": counters });
-        println!("{status}");
+        let mut told = control::guard_json(found);
+        told["held_by_unknown"] = json!(unknown);
+        println!("{told}");
         return Ok(());
     }
-    let held = match (holder, unknown) {
-        (Some(process), _) => format!("held by process {process}"),
-        (None, None) => "held by no appliance that runs".to_owned(),
-        (None, Some(why)) => format!("held by an appliance that does not answer: {why}"),
-    };
-    println!("{}: guarded, {held}", status.interface);
-    print!("{}{}", show::status(&status), show::counters(&counters));
+    for (holder, status, counters) in &found {
+        let held = match (holder, &unknown) {
+            (Some(process), _) => format!("held by process {process}"),
+            (None, None) => "held by no appliance that runs".to_owned(),
+            (None, Some(why)) => format!("held by an appliance that does not answer: {why}"),
+        };
+        println!("{}: guarded, {held}", status.interface);
+        print!("{}{}", show::status(status), counters.as_ref().map(show::counters).unwrap_or_default());
+    }
     Ok(())
 }
 
-fn test(path: &Path, packet: &Packet, as_json: bool) -> Result<(), Failure> {
+fn test(at: &AtInterfaces, packet: &Packet, as_json: bool) -> Result<(), Failure> {
     let frames = packet.frames().map_err(Failure::Configuration)?;
-    let (_, guard) = load(path)?;
-    let pinned = PinnedGuard::open(&guard).map_err(guard_failure)?;
-    for (number, frame) in frames.iter().enumerate() {
-        let verdict = pinned.judge(frame).map_err(guard_failure)?;
-        match (as_json, frames.len()) {
-            (true, _) => println!("{}", json!(verdict)),
-            (false, 1) => print!("{}", show::verdict(&verdict)),
-            (false, _) => println!("{:>6}  {}", number + 1, show::verdict_line(&verdict)),
+    let guards = Chosen::load(at)?.open()?;
+    for pinned in &guards {
+        if !as_json && guards.len() > 1 {
+            println!("{}:", pinned.interface());
+        }
+        for (number, frame) in frames.iter().enumerate() {
+            let verdict = pinned.judge(frame).map_err(guard_failure)?;
+            match (as_json, frames.len()) {
+                (true, _) => {
+                    let mut verdict = json!(verdict);
+                    verdict["interface"] = json!(pinned.interface());
+                    println!("{verdict}");
+                }
+                (false, 1) => print!("{}", show::verdict(&verdict)),
+                (false, _) => println!("{:>6}  {}", number + 1, show::verdict_line(&verdict)),
+            }
         }
     }
     Ok(())

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::form::{
     ADDRESS, ATTACH, Count, DROP_REASON, EKU, Flag, Form, GUARD, GUARDED_ADDRESS, HEALTH_PATH, HOST_PATTERN, Header,
-    INTERFACE, List, MANAGEMENT, OFFLOAD, ORIGIN_NAME, OriginServerForm, PATH, PIN, PIN_DIR, POOL, PORT, PresetName,
-    REMOVED_NAME, RouteForm, SERVER_NAME, Size, Span, Text, UPGRADE, VERIFY, VERSIONS, VerifyWord, Words,
+    INTERFACE, List, MANAGEMENT, MANY, OFFLOAD, ORIGIN_NAME, OriginServerForm, PATH, PIN, PIN_DIR, POOL, PORT,
+    PresetName, REMOVED_NAME, RouteForm, SERVER_NAME, Size, Span, Text, UPGRADE, VERIFY, VERSIONS, VerifyWord, Words,
 };
 use super::{AttachMode, ClientEku, GuardMode, HostPattern, OffloadMode, PoolMode, TlsVersion};
 
@@ -120,7 +120,7 @@ macro_rules! keys {
 }
 
 const fn paths() -> List<Text<String>> {
-    List { item: PATH, may_be_empty: false, example: "[\"tls/ca.pem\"]" }
+    List { item: PATH, most: MANY, may_be_empty: false, example: "[\"tls/ca.pem\"]" }
 }
 
 /// From 100 ms to the given number of seconds.
@@ -132,7 +132,7 @@ use Absent::{Default, Otherwise, Required};
 
 keys! {
     LISTENER_ADDRESSES: List<Text<std::net::SocketAddr>> = "listener"."addresses",
-        List { item: ADDRESS, may_be_empty: false, example: "[\"0.0.0.0:8443\"]" }, Required,
+        List { item: ADDRESS, most: MANY, may_be_empty: false, example: "[\"0.0.0.0:8443\"]" }, Required,
         "Addresses and ports that accept callers.";
     LISTENER_WORKERS: Count = "listener"."workers",
         Count { least: 1, most: 1024 }, Otherwise("the number of CPUs that the process may use"),
@@ -150,7 +150,7 @@ keys! {
         "Extended key usage that a caller's certificate needs.";
 
     ORIGIN_ADDRESSES: List<OriginServerForm> = "origin"."addresses",
-        List { item: OriginServerForm, may_be_empty: false, example: "[\"10.0.0.5:9443\", { address = \"api2.bank.internal:9443\", weight = 2 }]" },
+        List { item: OriginServerForm, most: MANY, may_be_empty: false, example: "[\"10.0.0.5:9443\", { address = \"api2.bank.internal:9443\", weight = 2 }]" },
         Required,
         "Where the API servers listen. A name stands for all its addresses and is looked up again and again. A request goes to the address with the fewest requests under way for its weight.";
     ORIGIN_SERVER_NAME: Text<String> = "origin"."server_name", SERVER_NAME, Required,
@@ -164,7 +164,7 @@ keys! {
     ORIGIN_CA: List<Text<String>> = "origin"."ca", paths(), Otherwise("needed with `verify = \"ca\"`, refused otherwise"),
         "Bundles of the CAs that may have issued the API server's certificate, PEM.";
     ORIGIN_PINS: List<Text<[u8; 32]>> = "origin"."pins",
-        List { item: PIN, may_be_empty: false, example: "[\"sha256:<hex>\"]" },
+        List { item: PIN, most: MANY, may_be_empty: false, example: "[\"sha256:<hex>\"]" },
         Otherwise("needed with `verify = \"pin\"`, refused otherwise"),
         "SHA-256 of each certificate that the API server may show; name and validity are not looked at.";
     ORIGIN_MINIMUM_VERSION: Words<TlsVersion> = "origin"."minimum_version", VERSIONS, Default("\"1.3\""),
@@ -199,16 +199,16 @@ keys! {
         "Good checks in a row after which it gets requests again.";
 
     SITES_HOSTS: List<Text<HostPattern>> = "sites"."hosts",
-        List { item: HOST_PATTERN, may_be_empty: false, example: "[\"api.bank.example\", \"*.open.bank.example\"]" }, Required,
+        List { item: HOST_PATTERN, most: MANY, may_be_empty: false, example: "[\"api.bank.example\", \"*.open.bank.example\"]" }, Required,
         "Names of the site, in TLS (SNI) and in Host: exact ones, `*.suffix` for one label before it, or `*` for all others.";
     SITES_ORIGIN: Text<String> = "sites"."origin", ORIGIN_NAME, Otherwise("the origin of `[origin]`"),
         "NAME of the `[origins.NAME]` that serves what no route takes.";
     SITES_ROUTES: List<RouteForm> = "sites"."routes",
-        List { item: RouteForm, may_be_empty: true, example: "[{ prefix = \"/v1/accounts\", origin = \"accounts\" }]" },
+        List { item: RouteForm, most: MANY, may_be_empty: true, example: "[{ prefix = \"/v1/accounts\", origin = \"accounts\" }]" },
         Default("[]"),
         "Paths that go to other origins, the longest prefix first; whole segments are compared. With routes, a path with dot segments or encoded slashes is refused.";
     SITES_UPGRADE: List<Text<String>> = "sites"."upgrade",
-        List { item: UPGRADE, may_be_empty: true, example: "[\"websocket\"]" }, Default("[]"),
+        List { item: UPGRADE, most: MANY, may_be_empty: true, example: "[\"websocket\"]" }, Default("[]"),
         "Protocols that callers may switch to by Upgrade; what follows is passed through as it is, in both directions.";
     SITES_CERTIFICATE: Text<String> = "sites"."certificate", PATH, Otherwise("`tls.certificate`"),
         "The site's own server certificate chain, PEM, leaf first.";
@@ -216,7 +216,7 @@ keys! {
         "Its private key, PEM.";
 
     RESOLVER_SERVERS: List<Text<std::net::SocketAddr>> = "resolver"."servers",
-        List { item: ADDRESS, may_be_empty: false, example: "[\"10.0.0.53:53\"]" },
+        List { item: ADDRESS, most: MANY, may_be_empty: false, example: "[\"10.0.0.53:53\"]" },
         Otherwise("those of `/etc/resolv.conf`, after `/etc/hosts`"),
         "DNS servers.";
     RESOLVER_INTERVAL: Span = "resolver"."interval", up_to(86_400), Default("\"30s\""),
@@ -225,14 +225,14 @@ keys! {
         "How long an answer is waited for.";
 
     IDENTITY_PRESETS: List<PresetName> = "identity"."presets",
-        List { item: PresetName, may_be_empty: true, example: "[\"mydata\"]" }, Default("[\"mydata\"]"),
+        List { item: PresetName, most: MANY, may_be_empty: true, example: "[\"mydata\"]" }, Default("[\"mydata\"]"),
         "Named sets of injected fields, see Presets.";
     IDENTITY_HEADERS: List<Header> = "identity"."headers",
-        List { item: Header, may_be_empty: true, example: "[{ name = \"X-Client-DN\", value = \"${subject.dn}\" }]" },
+        List { item: Header, most: MANY, may_be_empty: true, example: "[{ name = \"X-Client-DN\", value = \"${subject.dn}\" }]" },
         Default("[]"),
         "Further injected fields, see Variables. A field whose value comes out empty is left out.";
     IDENTITY_REMOVE: List<Text<String>> = "identity"."remove",
-        List { item: REMOVED_NAME, may_be_empty: true, example: "[\"X-Legacy-User\"]" }, Default("[]"),
+        List { item: REMOVED_NAME, most: MANY, may_be_empty: true, example: "[\"X-Legacy-User\"]" }, Default("[]"),
         "Further fields that are removed from requests, in every spelling; injected and well-known identity fields always are.";
     IDENTITY_FORWARDED_FOR: Flag = "identity"."forwarded_for", Flag, Default("true"),
         "Whether `X-Forwarded-For` tells the caller's address; inbound copies are removed either way.";
@@ -243,31 +243,32 @@ keys! {
         Size { least: 1, most: 1 << 30, or: Some(("never", u64::MAX)) }, Default("\"16KiB\""),
         "From what is left of a body on it is spliced, where both sessions are in the kernel; less is copied.";
 
-    GUARD_INTERFACE: Text<String> = "guard"."interface", INTERFACE, Required,
-        "Network interface that the guard is attached to.";
+    GUARD_INTERFACES: List<Text<String>> = "guard"."interfaces",
+        List { item: INTERFACE, most: 8, may_be_empty: false, example: "[\"eth0\", \"eth1\"]" }, Required,
+        "Network interfaces that the guard is attached to, each with counters and budgets of its own.";
     GUARD_PORTS: List<Count> = "guard"."ports",
-        List { item: PORT, may_be_empty: false, example: "[8443]" }, Otherwise("the listener's ports"),
+        List { item: PORT, most: MANY, may_be_empty: false, example: "[8443]" }, Otherwise("the listener's ports"),
         "TCP ports that only registered sources reach.";
     GUARD_ADDRESSES: List<Text<std::net::IpAddr>> = "guard"."addresses",
-        List { item: GUARDED_ADDRESS, may_be_empty: false, example: "[\"192.0.2.1\"]" }, Otherwise("every address"),
+        List { item: GUARDED_ADDRESS, most: MANY, may_be_empty: false, example: "[\"192.0.2.1\"]" }, Otherwise("every address"),
         "Destination addresses that are guarded.";
     GUARD_MANAGEMENT: List<Text<ipnet::IpNet>> = "guard"."management",
-        List { item: MANAGEMENT, may_be_empty: true, example: "[\"10.20.0.0/16\"]" }, Default("[]"),
+        List { item: MANAGEMENT, most: MANY, may_be_empty: true, example: "[\"10.20.0.0/16\"]" }, Default("[]"),
         "Addresses and prefixes that the machine is managed from: nothing from there is dropped.";
     GUARD_MODE: Words<GuardMode> = "guard"."mode", GUARD, Default("\"enforce\""),
         "What the guard does about what it finds; a reload switches it between two packets.";
     GUARD_PASS: List<Text<mtls_appliance_common::Reason>> = "guard"."pass",
-        List { item: DROP_REASON, may_be_empty: true, example: "[\"ipv6_header_limit\"]" }, Default("[]"),
+        List { item: DROP_REASON, most: MANY, may_be_empty: true, example: "[\"ipv6_header_limit\"]" }, Default("[]"),
         "Reasons whose packets are counted and passed instead of dropped.";
     GUARD_SYNS_PER_SOURCE: Count = "guard"."syns_per_source", Count { least: 1, most: 1_000_000 },
         Otherwise("not limited"),
-        "New connections (TCP SYNs) a second from one registered IPv4 address or IPv6 /64; more are dropped.";
+        "New connections (TCP SYNs) a second from one registered IPv4 address or IPv6 /64, counted at each interface by itself; more are dropped.";
     GUARD_SYN_BURST_PER_SOURCE: Count = "guard"."syn_burst_per_source", Count { least: 1, most: 10_000_000 },
         Otherwise("ten seconds' worth"),
         "How many of them may come at once.";
     GUARD_SYNS_PER_ORGANISATION: Count = "guard"."syns_per_organisation", Count { least: 1, most: 1_000_000 },
         Otherwise("not limited"),
-        "New connections a second from all addresses of one organisation. A SYN's source can be forged: keep it generous.";
+        "New connections a second from all addresses of one organisation, counted at each interface by itself. A SYN's source can be forged: keep it generous.";
     GUARD_SYN_BURST_PER_ORGANISATION: Count = "guard"."syn_burst_per_organisation",
         Count { least: 1, most: 10_000_000 }, Otherwise("ten seconds' worth"),
         "How many of them may come at once.";
@@ -283,7 +284,7 @@ keys! {
         "Dropped packets per second that reach the log; all are counted.";
 
     REGISTRY_FILES: List<Text<String>> = "registry"."files",
-        List { item: PATH, may_be_empty: false, example: "[\"registry.toml\"]" }, Required,
+        List { item: PATH, most: MANY, may_be_empty: false, example: "[\"registry.toml\"]" }, Required,
         "Files with the registered organisations.";
 
     CONTROL_SOCKET: Text<String> = "control"."socket", PATH, Default("\"/run/mtls-appliance/control.sock\""),

@@ -39,6 +39,14 @@ pub fn load(path: &Path) -> Result<Config, Mistakes> {
     parse::parse(path, &text)
 }
 
+/// A network interface's name, as in `guard.interfaces`.
+///
+/// # Errors
+/// Why it is none.
+pub fn interface_name(text: &str) -> Result<String, String> {
+    form::INTERFACE.of(text)
+}
+
 /// A valid configuration. Paths are absolute (relative ones were resolved against the file's folder).
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -311,8 +319,8 @@ pub enum OffloadMode {
 /// The XDP guard.
 #[derive(Debug, Clone)]
 pub struct Guard {
-    /// Network interface name.
-    pub interface: String,
+    /// Network interface names; at least one, no duplicates.
+    pub interfaces: Vec<String>,
     /// Guarded TCP ports; at least one; default: the listener's ports.
     pub ports: Vec<u16>,
     /// Guarded destination addresses; empty: all.

@@ -307,7 +307,7 @@ impl<'t> Reader<'t> {
     }
 
     fn guard_table(&mut self, listening: &[SocketAddr]) -> Option<Guard> {
-        let interface = self.value(&keys::GUARD_INTERFACE);
+        let interfaces = self.value(&keys::GUARD_INTERFACES);
         let ports = self.optional(&keys::GUARD_PORTS);
         let addresses = self.optional(&keys::GUARD_ADDRESSES);
         let management = self.value(&keys::GUARD_MANAGEMENT);
@@ -329,7 +329,7 @@ impl<'t> Reader<'t> {
             }
         };
         Some(Guard {
-            interface: interface?,
+            interfaces: interfaces?,
             ports,
             addresses: addresses?.unwrap_or_default(),
             management: management?,

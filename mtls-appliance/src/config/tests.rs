@@ -85,7 +85,7 @@ forwarded_for = false
 mode = "required"
 splice_from = "never"
 [guard]
-interface = "eth0"
+interfaces = ["eth0", "eth1"]
 ports = [443]
 addresses = ["192.0.2.1", "::ffff:192.0.2.2"]
 management = ["10.20.1.1/16", "2001:db8::7"]
@@ -234,7 +234,7 @@ fn each_key_of_the_table_appears_in_the_full_example_and_in_the_reference() {
 fn the_guard_takes_the_listeners_ports_unless_told_otherwise() {
     let text =
         with("addresses = [\"0.0.0.0:8443\"]", "addresses = [\"0.0.0.0:8443\", \"[::]:8443\", \"10.0.0.1:443\"]");
-    let config = read(&format!("{text}[guard]\ninterface = \"eth0\"\n")).unwrap();
+    let config = read(&format!("{text}[guard]\ninterfaces = [\"eth0\"]\n")).unwrap();
     assert_eq!(config.guard.unwrap().ports, [443, 8443]);
 }
 
@@ -510,22 +510,35 @@ fn sizes_and_times_have_units_and_bounds() {
         ("[timeouts]\nidle = \"2d\"\n", "timeouts.idle"),
         ("[timeouts]\nhandshake = \"6m\"\n", "timeouts.handshake"),
         ("[timeouts]\nhandshake = \"1ms\"\n", "timeouts.handshake"),
-        ("[guard]\ninterface = \"a/b\"\n", "guard.interface"),
-        ("[guard]\ninterface = \"eth0\"\nports = [0]\n", "guard.ports[0]"),
-        ("[guard]\ninterface = \"eth0\"\nports = [443, 443]\n", "guard.ports[1]"),
-        ("[guard]\ninterface = \"eth0\"\npin_dir = \"relative\"\n", "guard.pin_dir"),
-        ("[guard]\n", "guard.interface"),
-        ("[guard]\ninterface = \"eth0\"\naddresses = [\"0.0.0.0\"]\n", "guard.addresses[0]"),
-        ("[guard]\ninterface = \"eth0\"\nmanagement = [\"::/0\"]\n", "guard.management[0]"),
-        ("[guard]\ninterface = \"eth0\"\nmanagement = [\"10.0.0.0/40\"]\n", "guard.management[0]"),
-        ("[guard]\ninterface = \"eth0\"\nmode = \"native\"\n", "guard.mode"),
-        ("[guard]\ninterface = \"eth0\"\npass = [\"registered\"]\n", "guard.pass[0]"),
-        ("[guard]\ninterface = \"eth0\"\nsyn_burst_per_source = 5\n", "guard.syn_burst_per_source"),
-        ("[guard]\ninterface = \"eth0\"\nopen_after = \"1s\"\n", "guard.open_after"),
+        ("[guard]\ninterfaces = [\"a/b\"]\n", "guard.interfaces[0]"),
+        ("[guard]\ninterfaces = \"eth0\"\n", "guard.interfaces"),
+        ("[guard]\ninterfaces = []\n", "guard.interfaces"),
+        ("[guard]\ninterfaces = [\"eth0\", \"eth0\"]\n", "guard.interfaces[1]"),
+        ("[guard]\ninterfaces = [\"0\",\"1\",\"2\",\"3\",\"4\",\"5\",\"6\",\"7\",\"8\"]\n", "guard.interfaces"),
+        ("[guard]\ninterfaces = [\"eth0\"]\nports = [0]\n", "guard.ports[0]"),
+        ("[guard]\ninterfaces = [\"eth0\"]\nports = [443, 443]\n", "guard.ports[1]"),
+        ("[guard]\ninterfaces = [\"eth0\"]\npin_dir = \"relative\"\n", "guard.pin_dir"),
+        ("[guard]\n", "guard.interfaces"),
+        ("[guard]\ninterfaces = [\"eth0\"]\naddresses = [\"0.0.0.0\"]\n", "guard.addresses[0]"),
+        ("[guard]\ninterfaces = [\"eth0\"]\nmanagement = [\"::/0\"]\n", "guard.management[0]"),
+        ("[guard]\ninterfaces = [\"eth0\"]\nmanagement = [\"10.0.0.0/40\"]\n", "guard.management[0]"),
+        ("[guard]\ninterfaces = [\"eth0\"]\nmode = \"native\"\n", "guard.mode"),
+        ("[guard]\ninterfaces = [\"eth0\"]\npass = [\"registered\"]\n", "guard.pass[0]"),
+        ("[guard]\ninterfaces = [\"eth0\"]\nsyn_burst_per_source = 5\n", "guard.syn_burst_per_source"),
+        ("[guard]\ninterfaces = [\"eth0\"]\nopen_after = \"1s\"\n", "guard.open_after"),
     ] {
         assert_eq!(reported(&format!("{LEAST}{extra}")), [key], "{extra}");
     }
     assert_eq!(read(&format!("{LEAST}[limits]\nconnections = 0x10\n")).unwrap().limits.connections, 16);
+}
+
+#[test]
+fn the_key_of_one_interface_leads_to_that_of_several() {
+    let report = report(&format!("{LEAST}[guard]\ninterface = \"eth0\"\n"));
+    assert!(report.contains("guard.interface") && report.contains("did you mean `interfaces`?"), "{report}");
+    let eight = (0..8).map(|number| format!("\"eth{number}\"")).collect::<Vec<_>>().join(", ");
+    let config = read(&format!("{LEAST}[guard]\ninterfaces = [{eight}]\n")).unwrap();
+    assert_eq!(config.guard.unwrap().interfaces.len(), 8);
 }
 
 #[test]

@@ -51,7 +51,7 @@ pub(super) async fn hand_over(daemon: &Daemon, mut wire: Wire) {
     refuse(daemon, FAILURE, &wire, &refusal).await;
     if !daemon.shared.phase.borrow().is_draining() {
         wire.closed(END).await;
-        daemon.reclaim_guard();
+        daemon.reclaim_guards();
     }
 }
 

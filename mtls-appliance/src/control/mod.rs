@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 use tokio::net::UnixListener;
 
 use self::protocol::{Answer, Refusal, Request};
+pub(crate) use self::status::guard_json;
 use self::wire::{Wire, WireError};
 use crate::app::Failure;
 use crate::daemon::Daemon;

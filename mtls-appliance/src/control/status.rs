@@ -1,10 +1,12 @@
 //! How the appliance is, as JSON.
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::app::{Live, Phase, Shared, findings, privileges};
 use crate::config::OffloadMode;
 use crate::daemon::{Daemon, Drained};
+use crate::guard::{GuardCounters, GuardStatus};
 
 /// Everything that `status` tells.
 pub(super) fn status(daemon: &Daemon) -> Value {
@@ -70,15 +72,27 @@ fn predecessor(drained: Drained) -> Value {
 }
 
 fn guard(daemon: &Daemon) -> Value {
-    let Some(guard) = daemon.guard() else {
+    let Some(guards) = daemon.guards() else {
         return Value::Null;
     };
-    let status = guard.status();
-    json!({
-        "held_by": daemon.guard_holder(&status),
-        "status": status,
-        "counters": guard.counters().map_or_else(|error| json!(error.to_string()), |counters| json!(counters)),
-    })
+    let guards = guards.iter().map(|guard| {
+        let status = guard.status();
+        (daemon.guard_holder(&status), status, guard.counters().map_err(|error| error.to_string()))
+    });
+    guard_json(guards.collect())
+}
+
+/// What is told about guards: at each interface who holds it, how it is and what it counted, and the counters' sum.
+pub(crate) fn guard_json<Holder: Serialize>(
+    guards: Vec<(Holder, GuardStatus, Result<GuardCounters, String>)>,
+) -> Value {
+    let sum = guards.iter().map(|(_, _, counters)| counters.as_ref()).collect::<Result<Vec<_>, _>>();
+    let sum = sum.map_or_else(|error| json!(error), |all| json!(GuardCounters::sum(all)));
+    let interfaces = guards.into_iter().map(|(holder, status, counters)| {
+        let counters = counters.map_or_else(Value::String, |counters| json!(counters));
+        json!({ "held_by": holder, "status": status, "counters": counters })
+    });
+    json!({ "counters": sum, "interfaces": interfaces.collect::<Vec<_>>() })
 }
 
 fn offload(shared: &Shared, live: &Live) -> Value {

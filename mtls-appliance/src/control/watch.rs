@@ -1,4 +1,4 @@
-//! The guard's sampled events over the control socket, one line of JSON each.
+//! The guards' sampled events over the control socket, one line of JSON each.
 //!
 //! The daemon is the one reader of the ring. A watcher that does not keep up loses the oldest events and is told how many
 //! (`{"lost": N}`); one that reads nothing at all is let go.
@@ -26,9 +26,9 @@ const LOOK: Duration = Duration::from_secs(3600);
 /// Tells one watcher about events until it goes away, or another appliance has taken over.
 pub(super) async fn watch(daemon: &Daemon, mut wire: Wire) {
     const CLASS: &str = "watch_refused";
-    let Some(guard) = daemon.guard() else {
+    if daemon.guards().is_none() {
         return refuse(daemon, CLASS, &wire, &Refusal::new("no_guard", "this appliance runs without a guard")).await;
-    };
+    }
     let Ok(_place) = daemon.watchers.try_acquire() else {
         let text = format!("{WATCHERS} watch already, which is as many as may: end one of them");
         return refuse(daemon, CLASS, &wire, &Refusal::new("too_many", text)).await;
@@ -45,7 +45,7 @@ pub(super) async fn watch(daemon: &Daemon, mut wire: Wire) {
         }
         line = tokio::select! {
             event = events.recv() => match event {
-                Ok(event) => format!("{}\n", json!(guard.sample(&event))),
+                Ok((guard, event)) => format!("{}\n", json!(guard.sample(&event))),
                 Err(RecvError::Lagged(lost)) => format!("{}\n", json!({ "lost": lost })),
                 Err(RecvError::Closed) => return,
             },

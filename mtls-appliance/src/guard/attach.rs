@@ -5,6 +5,7 @@
 //! link, which the kernel does between two packets.
 
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::sync::Mutex;
 
 use aya::EbpfLoader;
@@ -22,20 +23,8 @@ use crate::config::{self, AttachMode};
 use crate::privileges;
 use crate::registry::Registry;
 
-pub(super) fn attach(config: &config::Guard, registry: &Registry) -> Result<Guard, GuardError> {
-    let interface = environment::find_interface(&config.interface)?;
-    object::required()?;
-    environment::check_privileges()?;
-    environment::check_pin_dir(&config.pin_dir)?;
-
-    let pins = Pins::new(&config.pin_dir, &config.interface);
-    // A link whose program is not on the interface belongs to one that was removed or renamed since.
-    let earlier = pins.existing_link().filter(|(link, _)| holds(link, &interface));
-    match (&earlier, interface.xdp) {
-        (None, Some(attachment)) => return Err(occupied(&interface, attachment)),
-        (Some(_), Some(attachment)) => check_mode(config, attachment)?,
-        (_, None) => {}
-    }
+pub(super) fn attach(config: &config::Guard, interface: &str, registry: &Registry) -> Result<Guard, GuardError> {
+    let Place { interface, pins, earlier } = Place::find(config, interface)?;
 
     let mut undo = Undo::default();
     pins.create_folder(&mut undo)?;
@@ -53,7 +42,7 @@ pub(super) fn attach(config: &config::Guard, registry: &Registry) -> Result<Guar
     if !keep_maps {
         pins.stage(&ebpf, &mut undo)?;
     }
-    let log = DropLog::take(&mut ebpf)?;
+    let log = DropLog::take(&mut ebpf, Some(&interface.name))?;
     let events = EventStream::take(&mut ebpf)?;
     let mut tables = Tables::take(&mut ebpf)?;
     let filled = tables.fill(contents(config, registry))?;
@@ -125,6 +114,37 @@ pub(super) fn attach(config: &config::Guard, registry: &Registry) -> Result<Guar
     })
 }
 
+/// An interface that can be guarded, and the link of an earlier run there.
+struct Place {
+    interface: Interface,
+    pins: Pins,
+    earlier: Option<(FdLink, PathBuf)>,
+}
+
+impl Place {
+    /// Looks at whatever can be wrong before anything is touched.
+    fn find(config: &config::Guard, name: &str) -> Result<Place, GuardError> {
+        let interface = environment::find_interface(name)?;
+        object::required()?;
+        environment::check_privileges()?;
+        environment::check_pin_dir(&config.pin_dir)?;
+        let pins = Pins::new(&config.pin_dir, name);
+        // A link whose program is not on the interface belongs to one that was removed or renamed since.
+        let earlier = pins.existing_link().filter(|(link, _)| holds(link, &interface));
+        match (&earlier, interface.xdp) {
+            (None, Some(attachment)) => return Err(occupied(&interface, attachment)),
+            (Some(_), Some(attachment)) => check_mode(config, name, attachment)?,
+            (_, None) => {}
+        }
+        Ok(Place { interface, pins, earlier })
+    }
+}
+
+/// Whether an earlier run guards this interface.
+pub(super) fn find_earlier(config: &config::Guard, interface: &str) -> Result<bool, GuardError> {
+    Place::find(config, interface).map(|place| place.earlier.is_some())
+}
+
 /// Puts a program that was attached before into its place again, through the pinned link: what another process put there
 /// goes, and the pins are those of this guard's maps. Takes no privileges, for every object is open.
 pub(super) fn put_back(state: &mut State, pins: &Pins) -> Result<(), GuardError> {
@@ -159,12 +179,12 @@ fn occupied(interface: &Interface, attachment: XdpAttachment) -> GuardError {
     GuardError::Occupied { interface: interface.name.clone(), program: program.unwrap_or_default(), attachment }
 }
 
-fn check_mode(config: &config::Guard, attachment: XdpAttachment) -> Result<(), GuardError> {
+fn check_mode(config: &config::Guard, name: &str, attachment: XdpAttachment) -> Result<(), GuardError> {
     let wanted = mode_name(config.attach);
     if config.attach == AttachMode::Auto || wanted == attachment.mode {
         return Ok(());
     }
-    Err(GuardError::OtherMode { interface: config.interface.clone(), wanted, attached: attachment.mode })
+    Err(GuardError::OtherMode { interface: name.to_owned(), wanted, attached: attachment.mode })
 }
 
 fn mode_name(mode: AttachMode) -> &'static str {

@@ -24,8 +24,9 @@ pub struct DropLog {
 }
 
 impl DropLog {
-    pub(super) fn take(ebpf: &mut Ebpf) -> Result<DropLog, GuardError> {
-        let logger = EbpfLogger::init_with_logger(ebpf, Forward)
+    /// Of the program at this interface, if it is at one.
+    pub(super) fn take(ebpf: &mut Ebpf, interface: Option<&str>) -> Result<DropLog, GuardError> {
+        let logger = EbpfLogger::init_with_logger(ebpf, Forward { interface: interface.map(str::to_owned) })
             .map_err(GuardError::kernel("opening the ring of log records"))?;
         Ok(DropLog { logger })
     }
@@ -87,7 +88,9 @@ fn in_words(numbers: &str) -> Option<String> {
 }
 
 /// The logger that is installed when a record comes, not the one at the time the ring was opened.
-pub(super) struct Forward;
+pub(super) struct Forward {
+    interface: Option<String>,
+}
 
 impl Log for Forward {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
@@ -97,7 +100,10 @@ impl Log for Forward {
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
             let text = record.args().to_string();
-            let line = in_words(&text).unwrap_or(text);
+            let mut line = in_words(&text).unwrap_or(text);
+            if let Some(interface) = &self.interface {
+                line = format!("{interface}: {line}");
+            }
             log::logger()
                 .log(&Record::builder().metadata(record.metadata().clone()).args(format_args!("{line}")).build());
         }

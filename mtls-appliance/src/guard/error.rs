@@ -27,7 +27,7 @@ pub enum GuardError {
     },
     /// No such interface.
     #[error(
-        "guard.interface = {name:?}: there is no such network interface; there are: {}",
+        "guard.interfaces, {name:?}: there is no such network interface; there are: {}",
         if known.is_empty() { "none".to_owned() } else { known.join(", ") }
     )]
     UnknownInterface {
@@ -81,7 +81,7 @@ pub enum GuardError {
     },
     /// Somebody else is on the interface.
     #[error(
-        "guard.interface = {interface:?}: another XDP program is attached to it ({}, id {}, {} mode), and one interface \
+        "guard.interfaces, {interface:?}: another XDP program is attached to it ({}, id {}, {} mode), and one interface \
          carries one: {}, or guard another interface",
         if program.is_empty() { "without a name" } else { program },
         attachment.program_id,
@@ -115,7 +115,7 @@ pub enum GuardError {
     },
     /// The interface does not take an XDP program.
     #[error(
-        "guard.interface = {interface:?}, guard.attach = {mode:?}: the program cannot be attached: {message}; a lower MTU \
+        "guard.interfaces, {interface:?}, guard.attach = {mode:?}: the program cannot be attached: {message}; a lower MTU \
          (`ip link set dev {interface} mtu 1500`), fewer queues (`ethtool -L`) or LRO off (`ethtool -K {interface} lro \
          off`) can be what the driver wants; guard.attach = \"auto\" takes generic mode where native is not possible"
     )]
@@ -172,6 +172,16 @@ impl GuardError {
                 | GuardError::TooManyAddresses { .. }
                 | GuardError::TooManyOrganisations
         )
+    }
+
+    /// The same, with the interface's name where it is the kernel that refused.
+    pub(super) fn at(self, interface: &str) -> GuardError {
+        match self {
+            GuardError::Kernel { doing, message } => {
+                GuardError::Kernel { doing, message: format!("{message} (the guard of {interface})") }
+            }
+            other => other,
+        }
     }
 
     /// An error of the kernel while `doing` something; for `map_err`.

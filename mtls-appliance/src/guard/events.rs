@@ -80,12 +80,14 @@ pub struct Sample {
     pub destination_port: u16,
     /// The first code of the organisation that owns the source.
     pub organisation: Option<String>,
-    /// The index of the interface it came in by.
+    /// The guarded interface.
+    pub interface: String,
+    /// The index of the interface it came in by: of a bond that of the member.
     pub interface_index: u32,
 }
 
 impl Sample {
-    pub(super) fn of(event: &Event, tables: &Tables) -> Sample {
+    pub(super) fn of(event: &Event, interface: &str, tables: &Tables) -> Sample {
         let ago = Duration::from_nanos(now().saturating_sub(event.time_ns));
         let time = SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH);
         let time = OffsetDateTime::from(time);
@@ -101,6 +103,7 @@ impl Sample {
             destination: event.segment.destination.ip(),
             destination_port: event.segment.destination_port,
             organisation: slot.and_then(|slot| tables.organisation(slot)).map(str::to_owned),
+            interface: interface.to_owned(),
             interface_index: event.interface,
         }
     }

@@ -32,7 +32,7 @@ impl LoadedGuard {
         environment::check_privileges()?;
         let mut ebpf = load_object(&mut EbpfLoader::new())?;
         load_program(&mut ebpf)?;
-        let log = DropLog::take(&mut ebpf)?;
+        let log = DropLog::take(&mut ebpf, None)?;
         let events = Mutex::new(EventStream::take(&mut ebpf)?);
         let tables = Tables::take(&mut ebpf)?;
         let guard = LoadedGuard { ebpf, tables: Mutex::new(tables), log: Mutex::new(Some(log)), events };
@@ -41,7 +41,7 @@ impl LoadedGuard {
         Ok(guard)
     }
 
-    /// As [`super::Guard::update`].
+    /// As [`super::Guards::update`].
     ///
     /// # Errors
     /// When the registry is too large or the kernel refuses.
@@ -92,7 +92,7 @@ impl LoadedGuard {
     pub fn events(&self) -> Vec<Sample> {
         let events = self.events.lock().unwrap_or_else(PoisonError::into_inner).waiting();
         let tables = self.tables();
-        events.iter().map(|event| Sample::of(event, &tables)).collect()
+        events.iter().map(|event| Sample::of(event, "", &tables)).collect()
     }
 
     /// As [`super::Guard::log_stream`].

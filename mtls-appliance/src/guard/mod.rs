@@ -5,6 +5,7 @@
 //! run left, and leaves nothing behind when it fails. What the operator configured is parsed in [`crate::config`], who is
 //! registered in [`crate::registry`].
 
+mod all;
 mod attach;
 mod drop_log;
 mod environment;
@@ -28,6 +29,7 @@ use mtls_appliance_common::layout::Policy;
 use mtls_appliance_common::pace::Pace;
 use mtls_appliance_common::{Event, Reason};
 
+pub use self::all::{Guards, forgotten, forgotten_warning};
 pub use self::drop_log::DropLog;
 pub use self::error::GuardError;
 pub use self::events::{EventStream, Sample};
@@ -58,6 +60,10 @@ pub struct Guard {
     events: Mutex<Option<EventStream>>,
 }
 
+/// What [`Guard::activate`] puts in force.
+#[derive(Debug, Clone, Copy)]
+pub struct Prepared(Filled);
+
 /// What a reload changes, and an interface that is made anew.
 #[derive(Debug)]
 struct State {
@@ -74,24 +80,36 @@ struct State {
 }
 
 impl Guard {
-    /// Attaches the guard to its interface, or takes over the one that an earlier run left there: its maps, its counters and,
+    /// Attaches a guard to this interface, or takes over the one that an earlier run left there: its maps, its counters and,
     /// in one step without a gap, its place at the interface.
     ///
     /// # Errors
     /// Whatever is missing, each with its way out. Then nothing new is attached or pinned, and what an earlier run left is as
     /// it was.
-    pub fn attach(config: &config::Guard, registry: &Registry) -> Result<Guard, GuardError> {
-        attach::attach(config, registry)
+    pub fn attach(config: &config::Guard, interface: &str, registry: &Registry) -> Result<Guard, GuardError> {
+        attach::attach(config, interface, registry)
     }
 
-    /// Lets every packet from now on be judged by this configuration and registry, in one step. Interface, way of attaching
-    /// and pins stay what they were.
+    /// The name of its interface.
+    pub fn interface(&self) -> &str {
+        self.pins.interface()
+    }
+
+    /// Writes this configuration and registry beside those in force, where no packet is judged by them yet. Interface, way of
+    /// attaching and pins stay what they were.
     ///
     /// # Errors
     /// When the registry is too large or the kernel refuses; the guard then goes on with what it has.
-    pub fn update(&self, config: &config::Guard, registry: &Registry) -> Result<(), GuardError> {
+    pub fn prepare(&self, config: &config::Guard, registry: &Registry) -> Result<Prepared, GuardError> {
+        self.state().tables.fill(contents(config, registry)).map(Prepared)
+    }
+
+    /// Lets every packet from now on be judged by what was prepared, in one step.
+    ///
+    /// # Errors
+    /// When the kernel refuses; the guard then goes on with what it has.
+    pub fn activate(&self, Prepared(filled): Prepared, config: &config::Guard) -> Result<(), GuardError> {
         let mut state = self.state();
-        let filled = state.tables.fill(contents(config, registry))?;
         state.tables.activate(filled)?;
         state.filled = filled;
         state.config = config.clone();
@@ -106,7 +124,8 @@ impl Guard {
     pub fn take_back(&self, config: &config::Guard, registry: &Registry) -> Result<(), GuardError> {
         // The other process may have used the same maps, and then has changed what this one knows of them.
         self.state().tables.read_slots()?;
-        self.update(config, registry)?;
+        let prepared = self.prepare(config, registry)?;
+        self.activate(prepared, config)?;
         attach::put_back(&mut self.state(), &self.pins)
     }
 
@@ -117,7 +136,7 @@ impl Guard {
     /// When the kernel refuses.
     pub fn look(&self) -> Result<Presence, GuardError> {
         let mut state = self.state();
-        let interface = match environment::find_interface(&state.config.interface) {
+        let interface = match environment::find_interface(self.interface()) {
             Ok(interface) => interface,
             Err(GuardError::UnknownInterface { .. }) => return Ok(Presence::NoInterface),
             Err(error) => return Err(error),
@@ -164,12 +183,12 @@ impl Guard {
         let policy = policy(config);
         // It is this process that gives signs of life, until somebody else has the interface.
         let silent_ns = state.tables.silent_ns().unwrap_or_default();
-        let attached = environment::find_interface(&config.interface).is_ok_and(|interface| {
+        let attached = environment::find_interface(self.interface()).is_ok_and(|interface| {
             interface.index == state.interface_index
                 && interface.xdp.is_some_and(|xdp| xdp.program_id == self.program_id)
         });
         GuardStatus {
-            interface: config.interface.clone(),
+            interface: self.interface().to_owned(),
             interface_index: state.interface_index,
             attached,
             mode: status::mode(policy),
@@ -207,24 +226,24 @@ impl Guard {
 
     /// An event as people read it.
     pub fn sample(&self, event: &Event) -> Sample {
-        Sample::of(event, &self.state().tables)
+        Sample::of(event, self.interface(), &self.state().tables)
     }
 
-    /// Detaches the guard of this interface and removes its pins, whoever attached it. The paths that were removed; none when
-    /// there was no guard.
+    /// Detaches the guard of this interface, configured or not, and removes its pins, whoever attached it. The paths that were
+    /// removed; none when there was no guard.
     ///
     /// # Errors
     /// When the pins cannot be removed, or the kernel keeps the program attached: somebody else holds the link open.
-    pub fn detach_pinned(config: &config::Guard) -> Result<Vec<PathBuf>, GuardError> {
-        let pins = Pins::new(&config.pin_dir, &config.interface);
-        let attached = environment::find_interface(&config.interface).ok().filter(|interface| {
+    pub fn detach_pinned(config: &config::Guard, name: &str) -> Result<Vec<PathBuf>, GuardError> {
+        let pins = Pins::new(&config.pin_dir, name);
+        let attached = environment::find_interface(name).ok().filter(|interface| {
             // The link is closed again at once: an open one would keep the program attached.
             pins.existing_link().is_some_and(|(link, _)| attach::holds(&link, interface))
         });
         let removed = pins.remove_all()?;
         // The kernel lets go of a link some time after its last pin.
         let deadline = Instant::now() + DETACHED_WITHIN;
-        while attached.is_some() && environment::find_interface(&config.interface).ok() == attached {
+        while attached.is_some() && environment::find_interface(name).ok() == attached {
             if Instant::now() >= deadline {
                 return Err(pins.still_attached());
             }

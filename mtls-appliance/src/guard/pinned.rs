@@ -65,11 +65,11 @@ impl PinnedGuard {
     ///
     /// # Errors
     /// None is pinned, or one of another version; its interface is another one by now; a missing privilege.
-    pub fn open(config: &config::Guard) -> Result<PinnedGuard, GuardError> {
+    pub fn open(config: &config::Guard, name: &str) -> Result<PinnedGuard, GuardError> {
         environment::check_right_to_read()?;
-        let pins = Pins::new(&config.pin_dir, &config.interface);
+        let pins = Pins::new(&config.pin_dir, name);
         let link = pins.own_link()?;
-        let interface = environment::find_interface(&config.interface)?;
+        let interface = environment::find_interface(name)?;
         if !attach::holds(&link, &interface) {
             return Err(pins.lost_interface());
         }
@@ -77,6 +77,11 @@ impl PinnedGuard {
         let (mode, program_id) =
             interface.xdp.map(|xdp| (AttachedMode::of(xdp), xdp.program_id)).ok_or_else(|| pins.lost_interface())?;
         Ok(PinnedGuard { interface, mode, program_id, pins, tables })
+    }
+
+    /// The name of its interface.
+    pub fn interface(&self) -> &str {
+        &self.interface.name
     }
 
     /// Whether it judges packets by exactly this configuration and registry.

@@ -3,6 +3,7 @@
 //! `PIN_DIR/vLAYOUT/INTERFACE/` holds one pin per map and the pin of the link, `link`. A kernel reuses a pinned map without a
 //! look at its layout, so the layouts are compared here, and maps that do not fit are replaced as a whole.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -42,22 +43,34 @@ const STAGED: &str = "new-";
 pub(super) struct Pins {
     base: PathBuf,
     folder: PathBuf,
-    /// The interface's name in `folder`.
     interface: String,
-    name: String,
+    /// Its name in `folder`.
+    escaped: String,
 }
 
 impl Pins {
     pub(super) fn new(base: &Path, interface: &str) -> Pins {
-        let name = interface.to_owned();
         // A BPF file system refuses names with a dot, VLAN interfaces have one.
-        let interface = interface.replace('%', "%25").replace('.', "%2e");
+        let escaped = interface.replace('%', "%25").replace('.', "%2e");
         Pins {
             base: base.to_owned(),
-            folder: base.join(format!("v{LAYOUT_VERSION}")).join(&interface),
-            interface,
-            name,
+            folder: base.join(format!("v{LAYOUT_VERSION}")).join(&escaped),
+            interface: interface.to_owned(),
+            escaped,
         }
+    }
+
+    /// Names of the interfaces that there are pins of, whatever the version of their layout.
+    pub(super) fn interfaces(base: &Path) -> BTreeSet<String> {
+        let folders = |path: &Path| std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+        let names = folders(base).flat_map(|version| folders(&version).collect::<Vec<_>>());
+        let names = names.filter_map(|folder| Some(folder.file_name()?.to_str()?.to_owned()));
+        names.map(|name| name.replace("%2e", ".").replace("%25", "%")).collect()
+    }
+
+    /// The interface's name.
+    pub(super) fn interface(&self) -> &str {
+        &self.interface
     }
 
     pub(super) fn folder(&self) -> &Path {
@@ -193,7 +206,7 @@ impl Pins {
                     ),
                     None => format!(
                         "no guard is pinned in {}: start the appliance, or run `mtls-appliance guard attach`; if one is \
-                         attached, guard.interface and guard.pin_dir must be what it was attached with",
+                         attached, guard.interfaces and guard.pin_dir must be what it was attached with",
                         self.folder.display()
                     ),
                 }))
@@ -231,7 +244,7 @@ impl Pins {
     }
 
     fn no_use(&self, problem: String) -> GuardError {
-        GuardError::Pinned { interface: self.name.clone(), problem }
+        GuardError::Pinned { interface: self.interface.clone(), problem }
     }
 
     /// Removes the pin of a link that does not hold the interface any more: it was removed or renamed.
@@ -278,7 +291,7 @@ impl Pins {
             .flatten()
             .flatten()
             .filter(|entry| entry.file_name().to_string_lossy().starts_with('v'))
-            .map(|entry| entry.path().join(&self.interface))
+            .map(|entry| entry.path().join(&self.escaped))
             .filter(|folder| *folder != self.folder && folder.is_dir())
     }
 }
@@ -366,6 +379,21 @@ mod tests {
         let pins = Pins::new(Path::new("/sys/fs/bpf/guard"), "eth0.100");
         assert_eq!(pins.link(), Path::new("/sys/fs/bpf/guard/v2/eth0%2e100/link"));
         assert_ne!(pins.folder(), Pins::new(Path::new("/sys/fs/bpf/guard"), "eth0%2e100").folder());
+    }
+
+    #[test]
+    fn interfaces_are_told_by_the_folders_of_their_pins() {
+        let base = std::env::temp_dir().join(format!("guard-interfaces-{}", std::process::id()));
+        let names = ["eth0", "eth0.100", "a%2eb", "a.%"];
+        for name in names {
+            Pins::new(&base, name).create_folder(&mut Undo::default()).unwrap();
+            std::fs::create_dir_all(Pins::new(&base, name).folder()).unwrap();
+        }
+        std::fs::create_dir_all(base.join("v0").join("old")).unwrap();
+        let found = Pins::interfaces(&base);
+        std::fs::remove_dir_all(&base).unwrap();
+        assert_eq!(found, names.into_iter().chain(["old"]).map(str::to_owned).collect());
+        assert!(Pins::interfaces(&base).is_empty());
     }
 
     #[test]

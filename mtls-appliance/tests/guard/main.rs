@@ -111,7 +111,7 @@ fn registry(text: &str) -> Registry {
 
 fn config() -> config::Guard {
     config::Guard {
-        interface: "lo".to_owned(),
+        interfaces: vec!["lo".to_owned()],
         ports: PORTS.to_vec(),
         addresses: Vec::new(),
         management: Vec::new(),

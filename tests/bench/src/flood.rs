@@ -124,7 +124,7 @@ impl Stage {
         let pins = folder.join("guard").display().to_string();
         let (origin, appliance) = lab.appliance_in(&net, |settings| match dropper {
             Dropper::Guard => settings
-                .set("guard.interface", Net::FRONT)
+                .set("guard.interfaces", vec![Net::FRONT])
                 .set("guard.ports", vec![i64::from(Net::PORT)])
                 .set("guard.attach", "native")
                 .set("guard.pin_dir", pins),

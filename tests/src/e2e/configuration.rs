@@ -194,7 +194,7 @@ fn wrong_values_are_named(lab: &Lab) -> anyhow::Result<()> {
     refused(lab, &settings, EXIT_CONFIGURATION, &["origin.pins", "sha256:12"])?;
     let settings = good(lab)?.set("limits.connections", 0);
     refused(lab, &settings, EXIT_CONFIGURATION, &["limits.connections", "0"])?;
-    let settings = good(lab)?.set("guard.mode", "fast").set("guard.interface", "lo");
+    let settings = good(lab)?.set("guard.mode", "fast").set("guard.interfaces", vec!["lo"]);
     refused(lab, &settings, EXIT_CONFIGURATION, &["guard.mode", "fast"]).map(drop)
 }
 

@@ -45,7 +45,7 @@ pub(crate) fn settings(pins: &str, mode: &str) -> impl FnOnce(Settings) -> Setti
     let (pins, mode) = (pins.to_owned(), mode.to_owned());
     move |settings| {
         settings
-            .set("guard.interface", Net::FRONT)
+            .set("guard.interfaces", vec![Net::FRONT])
             .set("guard.ports", vec![i64::from(Net::PORT)])
             .set("guard.attach", mode)
             .set("guard.pin_dir", pins)
@@ -198,12 +198,12 @@ fn an_interface_that_does_not_exist_is_refused(lab: &Lab) -> anyhow::Result<()> 
     let folder = lab.path("bpf");
     let pins = folder.join("guard").display().to_string();
     let usual = lab.settings(lab.free_address()?, "127.0.0.1:9".parse()?)?;
-    let settings = settings(&pins, "auto")(usual).set("guard.interface", "mtlsnone0");
+    let settings = settings(&pins, "auto")(usual).set("guard.interfaces", vec!["mtlsnone0"]);
     let finished = Appliance::run(lab, &Place::Here, "run", &settings)?;
     let code = finished.status.code();
     ensure!(code == Some(EXIT_CONFIGURATION), "{code:?}: {}", finished.output());
     // The remedy is the choice there is; every machine has `lo`.
-    for part in ["guard.interface", "mtlsnone0", "there are: lo"] {
+    for part in ["guard.interfaces", "mtlsnone0", "there are: lo"] {
         ensure!(finished.stderr.contains(part), "no {part}: {}", finished.output());
     }
     ensure!(!folder.exists(), "the folder of the pins was left behind");
@@ -311,7 +311,7 @@ fn modes_are_switched_by_a_reload_while_connections_live(lab: &Lab) -> anyhow::R
     ensure!(!connects(&all.net, Net::UNREGISTERED)?);
     let dropped = packets(&all.appliance, UNREGISTERED_SOURCE, "dropped")?;
     ensure!(dropped > 0 && packets(&all.appliance, UNREGISTERED_SOURCE, "observed")? == 0);
-    let program = all.appliance.status()?["guard"]["status"]["program_id"].clone();
+    let program = all.appliance.status()?["guard"]["interfaces"][0]["status"]["program_id"].clone();
 
     reload_with(lab, &mut all, |settings| settings.set("guard.mode", "observe"))?;
     ensure!(connects(&all.net, Net::UNREGISTERED)?, "observing, it still drops");
@@ -326,7 +326,7 @@ fn modes_are_switched_by_a_reload_while_connections_live(lab: &Lab) -> anyhow::R
     reload_with(lab, &mut all, |settings| settings.set("guard.mode", "enforce"))?;
     ensure!(!connects(&all.net, Net::UNREGISTERED)?, "the guard stayed open");
     ensure!(live.get("/bytes/10", &[])?.status == 200, "a switch broke a live connection");
-    ensure!(all.appliance.status()?["guard"]["status"]["program_id"] == program, "attached anew");
+    ensure!(all.appliance.status()?["guard"]["interfaces"][0]["status"]["program_id"] == program, "attached anew");
     Ok(())
 }
 
@@ -432,7 +432,7 @@ fn the_verifier_has_far_to_its_limit(lab: &Lab) -> anyhow::Result<()> {
     let all = guarded(lab, "auto")?;
     let status = all.appliance.status()?;
     // The kernel gives up at a million; other versions prune less well.
-    let count = status["guard"]["status"]["verified_instructions"].as_u64().context("no count")?;
+    let count = status["guard"]["interfaces"][0]["status"]["verified_instructions"].as_u64().context("no count")?;
     println!("guard: the verifier looked at {count} instructions");
     ensure!((1_000..200_000).contains(&count), "{count}");
     Ok(())

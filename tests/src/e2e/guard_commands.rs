@@ -103,7 +103,11 @@ fn attached_before_the_appliance_starts_it_is_taken_over_without_a_gap(lab: &Lab
         appliance
     })?;
     let status = appliance.status()?;
-    ensure!(status["guard"]["status"]["taken_over"] == true, "{}", status["guard"]["status"]);
+    ensure!(
+        status["guard"]["interfaces"][0]["status"]["taken_over"] == true,
+        "{}",
+        status["guard"]["interfaces"][0]["status"]
+    );
     ensure!(appliance.guard_packets("unregistered_source")? >= 2, "the counters started anew");
     answers(lab, net, Net::REGISTERED)?;
     drop(origin);
@@ -128,7 +132,8 @@ fn attaching_again_brings_the_guard_up_to_date(lab: &Lab) -> anyhow::Result<()> 
 
 fn attaching_beside_an_appliance_changes_nothing_or_is_refused(lab: &Lab) -> anyhow::Result<()> {
     let Guarded { net, mut appliance, origin: _origin, _bpf } = guarded(lab, "auto")?;
-    let program = |appliance: &Appliance| Ok::<_, anyhow::Error>(appliance.status()?["guard"]["status"].clone());
+    let program =
+        |appliance: &Appliance| Ok::<_, anyhow::Error>(appliance.status()?["guard"]["interfaces"][0]["status"].clone());
     let before = program(&appliance)?;
     let file = lab.path("appliance.toml");
     let same = Appliance::run_with_file(&net.appliance, "guard attach", &file)?;
@@ -178,6 +183,14 @@ fn ask(lab: &Lab, net: &Net, command: &str) -> anyhow::Result<Value> {
     serde_json::from_str(&finished.stdout).with_context(|| finished.output())
 }
 
+/// What `guard status` says about the one interface.
+fn ask_status(lab: &Lab, net: &Net) -> anyhow::Result<Value> {
+    let mut all = ask(lab, net, "status")?;
+    ensure!(all["interfaces"].as_array().map(Vec::len) == Some(1), "{all}");
+    ensure!(all["counters"] == all["interfaces"][0]["counters"], "one is not the sum of one: {all}");
+    Ok(all["interfaces"][0].take())
+}
+
 fn status_is_the_same_with_and_without_the_appliance(lab: &Lab) -> anyhow::Result<()> {
     let Guarded { net, mut appliance, origin: _origin, _bpf } = guarded(lab, "auto")?;
     let file = lab.path("appliance.toml");
@@ -196,10 +209,10 @@ fn status_is_the_same_with_and_without_the_appliance(lab: &Lab) -> anyhow::Resul
 
     // Of a moment in which no packet came, as ARP's may at any time, and the appliance answered the command at once.
     let (told, seen) = wait_until("a quiet moment", Deadline::seconds(30), || {
-        let (told, seen) = (appliance.status()?["guard"].take(), ask(lab, &net, "status")?);
-        let later = appliance.status()?["guard"].take();
-        let quiet = told["counters"] == later["counters"] && !seen["held_by"].is_null();
-        Ok(quiet.then_some((told, seen)))
+        let told = || anyhow::Ok(appliance.status()?["guard"]["interfaces"][0].take());
+        let (before, seen, after) = (told()?, ask_status(lab, &net)?, told()?);
+        let quiet = before["counters"] == after["counters"] && !seen["held_by"].is_null();
+        Ok(quiet.then_some((before, seen)))
     })?;
     ensure!(seen["held_by"] == appliance.pid() && seen["held_by"] == told["held_by"], "{seen}");
     let told = told["status"].as_object().context("no status")?.clone();
@@ -224,7 +237,7 @@ fn status_is_the_same_with_and_without_the_appliance(lab: &Lab) -> anyhow::Resul
     appliance.process().signal(Signal::KILL)?;
     appliance.process().wait(Deadline::seconds(10))?;
     let open = wait_until("the guard to say that it is open", Deadline::seconds(10), || {
-        let seen = ask(lab, &net, "status")?;
+        let seen = ask_status(lab, &net)?;
         Ok((seen["status"]["open"] == true).then_some(seen))
     })?;
     ensure!(open["held_by"].is_null() && open["status"]["silent_s"].as_u64() >= Some(3), "{open}");
@@ -252,10 +265,9 @@ fn a_holder_that_does_not_answer_is_not_taken_for_none(lab: &Lab) -> anyhow::Res
     ensure!(told.status.success() && told.stdout.contains("that does not answer"), "{}", told.output());
     let told = status(" --json")?;
     let json: Value = serde_json::from_str(&told.stdout).with_context(|| told.output())?;
-    ensure!(
-        json["held_by"].is_null() && json["held_by_unknown"].as_str().is_some_and(|why| why.contains("control.sock"))
-    );
-    ensure!(json["status"]["attached"] == true, "{json}");
+    ensure!(json["held_by_unknown"].as_str().is_some_and(|why| why.contains("control.sock")), "{json}");
+    let front = &json["interfaces"][0];
+    ensure!(front["held_by"].is_null() && front["status"]["attached"] == true, "{json}");
     Ok(())
 }
 

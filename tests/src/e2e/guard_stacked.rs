@@ -21,7 +21,7 @@ cases!("guard_stacked":
 
 /// How the guard is attached, as `status` tells.
 fn attached_as(appliance: &Appliance) -> anyhow::Result<String> {
-    let status = appliance.status()?["guard"]["status"].clone();
+    let status = appliance.status()?["guard"]["interfaces"][0]["status"].clone();
     Ok(status["attached_as"].as_str().with_context(|| status.to_string())?.to_owned())
 }
 
@@ -72,9 +72,9 @@ fn below_a_vlan_in_a_vlan_too(lab: &Lab) -> anyhow::Result<()> {
 fn on_a_vlan_device_it_guards_that_vlan_alone(lab: &Lab) -> anyhow::Result<()> {
     Feature::Vlan.need()?;
     let [vlan, _] = Net::VLANS;
-    let mut all = guarded_at(lab, Link::Vlans(1), "auto", |settings| settings.set("guard.interface", vlan))?;
+    let mut all = guarded_at(lab, Link::Vlans(1), "auto", |settings| settings.set("guard.interfaces", vec![vlan]))?;
     ensure!(attached_as(&all.appliance)? == "generic");
-    let why = all.appliance.status()?["guard"]["status"]["why"].to_string();
+    let why = all.appliance.status()?["guard"]["interfaces"][0]["status"]["why"].to_string();
     ensure!(why.contains("native mode was refused"), "{why}");
     guards(lab, &all)?;
     all.net.address_untagged()?;
@@ -86,7 +86,7 @@ fn on_a_vlan_device_it_guards_that_vlan_alone(lab: &Lab) -> anyhow::Result<()> {
     all.appliance.process().wait(Deadline::seconds(10))?;
     ensure!(knock(&all.net, at(Net::UNREGISTERED)?)? == Some(ErrorKind::TimedOut), "the guard went with the daemon");
     all.appliance.restart(lab)?;
-    ensure!(all.appliance.status()?["guard"]["status"]["taken_over"] == true);
+    ensure!(all.appliance.status()?["guard"]["interfaces"][0]["status"]["taken_over"] == true);
     guards(lab, &all)
 }
 

@@ -57,7 +57,7 @@ fn dropped(all: &Guarded) -> anyhow::Result<u64> {
 /// Ends the appliance without a word, does something to the pins it left, starts it again, and has strangers knock throughout.
 fn replaced(lab: &Lab, all: &mut Guarded, change: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::Result<()> {
     answers(lab, &all.net, Net::REGISTERED)?;
-    let before = all.appliance.status()?["guard"]["status"]["program_id"].clone();
+    let before = all.appliance.status()?["guard"]["interfaces"][0]["status"]["program_id"].clone();
     let stop = AtomicBool::new(false);
     let (appliance, net) = (&mut all.appliance, &all.net);
     let knocks = thread::scope(|scope| {
@@ -80,7 +80,7 @@ fn replaced(lab: &Lab, all: &mut Guarded, change: impl FnOnce(&Path) -> anyhow::
         done.map(|()| knocks)
     })?;
     ensure!(knocks >= 20, "only {knocks} knocks");
-    let status = &all.appliance.status()?["guard"]["status"];
+    let status = &all.appliance.status()?["guard"]["interfaces"][0]["status"];
     ensure!(status["taken_over"] == true && status["program_id"] != before, "{status}");
     ensure!(attached(&all.net)?);
     // Nothing of the earlier one is left beside.

@@ -118,7 +118,7 @@ fn does_it_all(lab: &Lab, limited: &mut Limited) -> anyhow::Result<()> {
     let line = appliance.reload()?;
     ensure!(line["outcome"] == "ok", "{line}");
     ensure!(connects(net, Net::UNREGISTERED)? && !connects(net, Net::REGISTERED)?, "the reload changed nothing");
-    let status = appliance.status()?["guard"]["status"].clone();
+    let status = appliance.status()?["guard"]["interfaces"][0]["status"].clone();
     ensure!(status["attached"] == true, "{status}");
     has_none(appliance)?;
 
@@ -126,7 +126,7 @@ fn does_it_all(lab: &Lab, limited: &mut Limited) -> anyhow::Result<()> {
     let successor = appliance.successor(lab)?;
     has_none(&successor)?;
     ensure!(successor.guard_packets(UNREGISTERED_SOURCE)? >= before);
-    ensure!(successor.status()?["guard"]["status"]["taken_over"] == true);
+    ensure!(successor.status()?["guard"]["interfaces"][0]["status"]["taken_over"] == true);
     appliance.process().wait(Deadline::seconds(20))?;
     *appliance = successor;
     answers(lab, net, Net::UNREGISTERED)?;
@@ -180,11 +180,11 @@ fn an_interface_made_anew_is_guarded_again_by_who_may_and_then_by_the_appliance(
     net.remove_front()?;
     appliance.wait_event("guard", |line| line["presence"] == "no_interface")?;
     ensure!(appliance.wait_counter("guard_failed.no_interface", 1)? == 1);
-    ensure!(appliance.status()?["guard"]["status"]["attached"] == false);
+    ensure!(appliance.status()?["guard"]["interfaces"][0]["status"]["attached"] == false);
 
     net.make_front()?;
     appliance.wait_event("guard", |line| line["presence"] == "no_program")?;
-    ensure!(!attached(&net)? && appliance.status()?["guard"]["held_by"].is_null());
+    ensure!(!attached(&net)? && appliance.status()?["guard"]["interfaces"][0]["held_by"].is_null());
     let configuration = lab.path("appliance.toml");
     let finished = Appliance::run_with_file(&net.appliance, "guard attach", &configuration)?;
     ensure!(finished.status.success(), "{}", finished.output());
@@ -192,7 +192,11 @@ fn an_interface_made_anew_is_guarded_again_by_who_may_and_then_by_the_appliance(
 
     appliance.wait_event("guard", |line| line["presence"] == "attached")?;
     let status = appliance.status()?;
-    ensure!(status["guard"]["status"]["attached"] == true && status["guard"]["held_by"] == appliance.pid(), "{status}");
+    ensure!(
+        status["guard"]["interfaces"][0]["status"]["attached"] == true
+            && status["guard"]["interfaces"][0]["held_by"] == appliance.pid(),
+        "{status}"
+    );
     ensure!(!connects(&net, Net::UNREGISTERED)?);
     ensure!(appliance.guard_packets(UNREGISTERED_SOURCE)? > before, "the counters began anew");
     answers(lab, &net, Net::REGISTERED)?;
@@ -219,7 +223,11 @@ fn a_guard_detached_and_attached_beside_the_appliance_is_out_of_its_reach_and_it
     // It is left alone: whoever attached it may be another appliance.
     ensure!(attached(&net)? && !connects(&net, Net::UNREGISTERED)?);
     let status = appliance.status()?;
-    ensure!(status["guard"]["status"]["attached"] == false && status["guard"]["held_by"].is_null(), "{status}");
+    ensure!(
+        status["guard"]["interfaces"][0]["status"]["attached"] == false
+            && status["guard"]["interfaces"][0]["held_by"].is_null(),
+        "{status}"
+    );
     Ok(())
 }
 

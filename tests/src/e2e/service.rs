@@ -47,7 +47,7 @@ fn installed(lab: &Lab) -> anyhow::Result<Installed> {
     let settings = lab
         .settings(at(Net::REGISTERED)?, origin.address())?
         .set("listener.addresses", vec![format!("0.0.0.0:{}", Net::PORT)])
-        .set("guard.interface", Net::FRONT)
+        .set("guard.interfaces", vec![Net::FRONT])
         .set("guard.ports", vec![i64::from(Net::PORT)]);
     let machine = Machine::install(lab, &net.appliance, &settings)?;
     for (name, content) in UNITS {
@@ -87,7 +87,10 @@ fn at_boot_the_guard_is_there_before_the_network_and_the_service_comes_after_it(
         answers(lab, &net, Net::REGISTERED)?;
         ensure!(!connects(&net, Net::UNREGISTERED)?, "an unregistered source connected");
         let status = status(&machine)?;
-        ensure!(status["guard"]["status"]["taken_over"] == true, "the service has a guard of its own: {status}");
+        ensure!(
+            status["guard"]["interfaces"][0]["status"]["taken_over"] == true,
+            "the service has a guard of its own: {status}"
+        );
         ensure!(status["privileges"] == "none", "{}", status["privileges"]);
         // A reload, and a stop, which leaves the interface guarded.
         machine.must(&["systemctl", "kill", "--signal=HUP", "--kill-who=main", SERVICE])?;
@@ -157,7 +160,7 @@ fn an_interface_made_anew_is_guarded_again_by_its_unit(lab: &Lab) -> anyhow::Res
         Ok((machine.property(GUARD, "ActiveState")? == "active").then_some(()))
     })?;
     wait_until("the service to take its place there", Deadline::seconds(30), || {
-        Ok((status(&machine)?["guard"]["status"]["attached"] == true).then_some(()))
+        Ok((status(&machine)?["guard"]["interfaces"][0]["status"]["attached"] == true).then_some(()))
     })?;
     answers(lab, &net, Net::REGISTERED)?;
     let before = dropped(&machine)?;

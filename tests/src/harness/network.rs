@@ -221,6 +221,17 @@ impl Net {
         Ok(inner)
     }
 
+    /// Joins callers and appliance by another veth pair, of that name at the appliance's end.
+    ///
+    /// # Errors
+    /// When `ip` fails.
+    pub fn add_link(&self, name: &str, callers: &[&str], appliance: &[&str]) -> anyhow::Result<()> {
+        let outer = format!("to-{name}");
+        join(&self.caller_namespace, &outer, &self.appliance_namespace, name)?;
+        set_up(&self.caller_namespace, &outer, callers)?;
+        set_up(&self.appliance_namespace, name, appliance)
+    }
+
     /// Gives the bond its second member.
     ///
     /// # Errors
@@ -284,7 +295,15 @@ impl Net {
     /// # Errors
     /// When `ip` fails.
     pub fn front_link(&self) -> anyhow::Result<String> {
-        self.appliance_namespace.ip(&["-d", "link", "show", "dev", Self::FRONT])
+        self.link_of(Self::FRONT)
+    }
+
+    /// The same about another interface of the appliance.
+    ///
+    /// # Errors
+    /// When `ip` fails.
+    pub fn link_of(&self, interface: &str) -> anyhow::Result<String> {
+        self.appliance_namespace.ip(&["-d", "link", "show", "dev", interface])
     }
 }
 

@@ -10,9 +10,10 @@ use mtls_appliance_common::Reason;
 use serde_json::{Value, json};
 
 use crate::app::{Failure, guard_failure};
-use crate::config::{self, Config};
 use crate::control::watch::{Next, Watch};
 use crate::guard::{GuardCounters, PinnedGuard};
+
+use super::Chosen;
 
 /// How long an appliance that ended may take to be there again.
 const RETURN: Duration = Duration::from_secs(5);
@@ -48,13 +49,8 @@ pub(super) fn interval(text: &str) -> Result<Duration, String> {
 }
 
 /// Prints events until it is ended from outside.
-pub(super) fn watch(
-    config: &Config,
-    guard: &config::Guard,
-    only: Option<Reason>,
-    as_json: bool,
-) -> Result<(), Failure> {
-    let path = &config.control_socket;
+pub(super) fn watch(chosen: &Chosen, only: Option<Reason>, as_json: bool) -> Result<(), Failure> {
+    let path = &chosen.config.control_socket;
     let mut watch = Watch::open(path)?.ok_or_else(|| {
         Failure::Environment(format!(
             "control.socket = \"{}\": no appliance runs, and it is the appliance that reads the guard's events\n  start it; \
@@ -63,15 +59,16 @@ pub(super) fn watch(
         ))
     })?;
     eprintln!(
-        "a sample: at most {} packets a second that were dropped, or would have been (guard.log_per_second)",
-        guard.log_per_second
+        "a sample: at most {} packets a second and interface that were dropped, or would have been (guard.log_per_second)",
+        chosen.guard.log_per_second
     );
     loop {
         match watch.next(Duration::from_secs(3600)) {
             Next::Nothing => {}
             Next::Ended => watch = again(path)?,
             Next::Said(event) => {
-                let wanted = only.is_none_or(|only| event["reason"].is_null() || event["reason"] == only.name());
+                let wanted = is_of(&event, &chosen.interfaces)
+                    && only.is_none_or(|only| event["reason"].is_null() || event["reason"] == only.name());
                 let line = if as_json { event.to_string() } else { line(&event) };
                 // Nobody reads any more: as when it is ended.
                 if wanted && writeln!(std::io::stdout(), "{line}").is_err() {
@@ -80,6 +77,11 @@ pub(super) fn watch(
             }
         }
     }
+}
+
+/// Whether this is about one of these interfaces. How many events were lost concerns everybody.
+fn is_of(event: &Value, interfaces: &[String]) -> bool {
+    event["interface"].as_str().is_none_or(|interface| interfaces.iter().any(|one| one == interface))
 }
 
 /// The appliance that has taken over, or was started again.
@@ -114,8 +116,9 @@ fn line(event: &Value) -> String {
         Some(port) => format!(" port {port}"),
     };
     format!(
-        "{} {:<8} {:<24} {}{} to {}{} organisation {}",
+        "{} {:<10} {:<8} {:<24} {}{} to {}{} organisation {}",
         text("time"),
+        text("interface"),
         text("action"),
         text("reason"),
         text("source"),
@@ -127,21 +130,19 @@ fn line(event: &Value) -> String {
 }
 
 /// Prints rates, interval by interval; `once`: of one.
-pub(super) fn top(
-    config: &Config,
-    guard: &config::Guard,
-    interval: Duration,
-    once: bool,
-    as_json: bool,
-) -> Result<(), Failure> {
-    let read = || PinnedGuard::open(guard).and_then(|pinned| pinned.counters()).map_err(guard_failure);
+pub(super) fn top(chosen: &Chosen, interval: Duration, once: bool, as_json: bool) -> Result<(), Failure> {
+    let read = || {
+        let counters = chosen.open()?.iter().map(PinnedGuard::counters).collect::<Result<Vec<_>, _>>();
+        counters.map(|counters| GuardCounters::sum(&counters)).map_err(guard_failure)
+    };
+    let Chosen { config, guard, interfaces } = chosen;
     let mut watch = Watch::open(&config.control_socket).unwrap_or_default();
     let mut before = (Instant::now(), read()?);
     loop {
-        let sources = collect(&mut watch, before.0 + interval);
+        let sources = collect(&mut watch, interfaces, before.0 + interval);
         let after = (Instant::now(), read()?);
         let rates = Rates::between(&before.1, &after.1, after.0 - before.0, sources, guard.log_per_second);
-        let text = if as_json { format!("{}\n", rates.json()) } else { rates.text(&guard.interface) };
+        let text = if as_json { format!("{}\n", rates.json()) } else { rates.text(&interfaces.join(", ")) };
         let clear = if !once && !as_json && std::io::stdout().is_terminal() { "\x1b[H\x1b[2J" } else { "" };
         if write!(std::io::stdout(), "{clear}{text}").is_err() || once {
             return Ok(());
@@ -155,7 +156,7 @@ pub(super) fn top(
 }
 
 /// Sources of sampled events until then; `None` when no appliance tells of any.
-fn collect(watch: &mut Option<Watch>, until: Instant) -> Option<HashMap<Option<IpNet>, u64>> {
+fn collect(watch: &mut Option<Watch>, interfaces: &[String], until: Instant) -> Option<HashMap<Option<IpNet>, u64>> {
     let mut sources = HashMap::new();
     loop {
         let left = until.saturating_duration_since(Instant::now());
@@ -167,6 +168,7 @@ fn collect(watch: &mut Option<Watch>, until: Instant) -> Option<HashMap<Option<I
             return Some(sources);
         }
         match events.next(left) {
+            Next::Said(event) if !is_of(&event, interfaces) => {}
             Next::Said(event) => {
                 let source = event["source"].as_str().and_then(|source| source.parse().ok()).map(block);
                 let known = sources.len() < MAX_SOURCES || sources.contains_key(&source);
@@ -272,7 +274,7 @@ impl Rates {
             Some(sources) => {
                 let most = self.sampled_per_second;
                 lines.push_str(&format!(
-                    "\n  sources that were dropped, by address or IPv6 /64; a sample of at most {most} packets a second\n"
+                    "\n  sources that were dropped, by address or IPv6 /64; a sample of at most {most} packets a second and interface\n"
                 ));
                 for (source, count) in sources {
                     let source = source.map_or("others".to_owned(), |source| source.to_string());

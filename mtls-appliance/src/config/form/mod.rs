@@ -49,6 +49,13 @@ pub(super) struct Text<T: 'static> {
     parse: fn(&str) -> Result<T, Wrong>,
 }
 
+impl<T> Text<T> {
+    /// What a text stands for that was not typed into a file.
+    pub(super) fn of(&self, text: &str) -> Result<T, String> {
+        (self.parse)(text).map_err(|Wrong { problem, remedy }| format!("{problem}; {remedy}"))
+    }
+}
+
 impl<T> Form for Text<T> {
     type Value = T;
 
@@ -71,12 +78,14 @@ impl<T> Form for Text<T> {
 /// A list; its items are read one by one, so that each mistake is reported.
 pub(super) struct List<F> {
     pub(super) item: F,
+    /// How many there may be.
+    pub(super) most: usize,
     pub(super) may_be_empty: bool,
     pub(super) example: &'static str,
 }
 
-/// Items of a list that are looked at.
-const LIST_LIMIT: usize = 1000;
+/// As many as a list may have where nothing else bounds it.
+pub(super) const MANY: usize = 1000;
 
 impl<F: Form> Form for List<F>
 where
@@ -95,8 +104,8 @@ where
             );
             return None;
         }
-        if items.len() > LIST_LIMIT {
-            document.wrong(key, value.span(), format!("more than {LIST_LIMIT} entries"), "shorten the list");
+        if items.len() > self.most {
+            document.wrong(key, value.span(), format!("more than {} entries", self.most), "shorten the list");
             return None;
         }
         let mut read: Vec<F::Value> = Vec::new();
@@ -116,7 +125,8 @@ where
     }
 
     fn describe(&self) -> String {
-        format!("list: {}", self.item.describe())
+        let bound = if self.most == MANY { String::new() } else { format!(" of at most {}", self.most) };
+        format!("list{bound}: {}", self.item.describe())
     }
 }
 

@@ -188,7 +188,7 @@ fn stay_on_one_cpu() -> anyhow::Result<()> {
 
 fn configuration(budget: Budget) -> config::Guard {
     config::Guard {
-        interface: "lo".to_owned(),
+        interfaces: vec!["lo".to_owned()],
         ports: vec![GUARDED_PORT],
         addresses: Vec::new(),
         management: Vec::new(),

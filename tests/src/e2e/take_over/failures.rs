@@ -148,7 +148,7 @@ fn gives_back(lab: &Lab, meanwhile: impl FnOnce(&Net) -> anyhow::Result<()>) -> 
     between.wait()?;
     ensure!(connects(&net, Net::UNREGISTERED)?, "the new process has not taken the guard");
     // For the old process the new one is who stands between: this one.
-    ensure!(old.status()?["guard"]["held_by"] == std::process::id(), "{}", old.status()?["guard"]);
+    ensure!(old.status()?["guard"]["interfaces"][0]["held_by"] == std::process::id(), "{}", old.status()?["guard"]);
     meanwhile(&net)?;
     new.process().signal(Signal::KILL)?;
     old.wait_event("guard", |line| line["detail"] == "taken back")?;
@@ -158,7 +158,11 @@ fn gives_back(lab: &Lab, meanwhile: impl FnOnce(&Net) -> anyhow::Result<()>) -> 
     let after = old.wait_guard_packets(UNREGISTERED_SOURCE, before + 1)?;
     ensure!(after > before, "{before} before, {after} after");
     let status = old.status()?;
-    ensure!(status["guard"]["held_by"] == old.pid() && status["guard"]["status"]["attached"] == true, "{status}");
+    ensure!(
+        status["guard"]["interfaces"][0]["held_by"] == old.pid()
+            && status["guard"]["interfaces"][0]["status"]["attached"] == true,
+        "{status}"
+    );
     ensure!(status["privileges"] == "none", "{status}");
     old.must_be_alive()?;
     Ok(Guarded { net, appliance: old, origin, _bpf })

@@ -254,7 +254,7 @@ fn the_guard_stays_attached_with_its_counters(lab: &Lab) -> anyhow::Result<()> {
     let Guarded { net, appliance: mut old, origin: _origin, _bpf } = guarded(lab, "auto")?;
     ensure!(!connects(&net, Net::UNREGISTERED)?);
     let before = old.wait_guard_packets(UNREGISTERED_SOURCE, 1)?;
-    ensure!(old.status()?["guard"]["held_by"] == old.pid(), "{}", old.status()?);
+    ensure!(old.status()?["guard"]["interfaces"][0]["held_by"] == old.pid(), "{}", old.status()?);
     // Who is dropped and who gets in must be the same at every moment: watched while the processes change.
     let watched = AtomicBool::new(true);
     let new = thread::scope(|scope| {
@@ -275,7 +275,11 @@ fn the_guard_stays_attached_with_its_counters(lab: &Lab) -> anyhow::Result<()> {
     })?;
     ensure!(attached(&net)?, "the old process took the guard with it");
     let status = new.status()?;
-    ensure!(status["guard"]["held_by"] == new.pid() && status["guard"]["status"]["attached"] == true, "{status}");
+    ensure!(
+        status["guard"]["interfaces"][0]["held_by"] == new.pid()
+            && status["guard"]["interfaces"][0]["status"]["attached"] == true,
+        "{status}"
+    );
     ensure!(!connects(&net, Net::UNREGISTERED)?, "the take-over opened the guard");
     let after = new.wait_guard_packets(UNREGISTERED_SOURCE, before + 1)?;
     ensure!(after > before, "{before} before, {after} after");
