@@ -21,7 +21,7 @@ use crate::config::{self, Config, OffloadMode};
 use crate::control::ControlSocket;
 use crate::control::take_over::Predecessor;
 use crate::daemon::{self, Daemon};
-use crate::guard::{GuardError, Guards};
+use crate::guard::{AttachTurn, GuardError, Guards};
 use crate::host::{self, Finding, Host};
 use crate::ktls::Support;
 use crate::listeners::{self, Source};
@@ -249,11 +249,14 @@ async fn start(
     if let Some(predecessor) = &mut predecessor {
         predecessor.before_guard().await?;
     }
-    let guards = match &live.config.guard {
+    let (guards, turn) = match &live.config.guard {
         Some(config) => {
-            Some(Guards::attach(config, &config.interfaces, live.verifier.registry()).map_err(guard_failure)?)
+            let turn = AttachTurn::wait(config, &config.interfaces).map_err(guard_failure)?;
+            let registry = live.verifier.registry();
+            let guards = Guards::attach(config, &config.interfaces, registry, &turn).map_err(guard_failure)?;
+            (Some(guards), Some(turn))
         }
-        None => None,
+        None => (None, None),
     };
     give_up_privileges()?;
     let shared = Arc::new(Shared {
@@ -296,6 +299,8 @@ async fn start(
         }
         published => published?,
     }
+    // From now on this process says what it holds.
+    drop(turn);
     shared.phase.send_replace(Phase::Serving);
     notify(&[sd_notify::NotifyState::Ready]);
     shared.log.event(Level::Info, "ready", json!({}));

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::WithConfig;
 use crate::app::{Failure, guard_failure};
 use crate::config::{self, Config};
-use crate::guard::{Guard, Guards, PinnedGuard, forgotten, forgotten_warning};
+use crate::guard::{AttachTurn, Guard, Guards, PinnedGuard, forgotten, forgotten_warning};
 use crate::{control, registry};
 
 #[derive(Debug, Subcommand)]
@@ -180,6 +180,8 @@ fn attach(at: &AtInterfaces) -> Result<(), Failure> {
     let Chosen { config, guard, interfaces } = Chosen::load(at)?;
     let registry = registry::load(&config.registry_files);
     let registry = registry.map_err(|mistakes| Failure::Configuration(mistakes.to_string()))?;
+    // An appliance that starts has attached its guards before it can be asked.
+    let turn = AttachTurn::wait(&guard, &interfaces).map_err(guard_failure)?;
     let held = Held::ask(&config)?;
     let mut free = Vec::new();
     for interface in interfaces {
@@ -202,7 +204,7 @@ fn attach(at: &AtInterfaces) -> Result<(), Failure> {
     if free.is_empty() {
         return Ok(());
     }
-    let guards = Guards::attach(&guard, &free, &registry).map_err(guard_failure)?;
+    let guards = Guards::attach(&guard, &free, &registry, &turn).map_err(guard_failure)?;
     for guard in guards.iter() {
         let status = guard.status();
         let done =

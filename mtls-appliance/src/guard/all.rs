@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::pins::Pins;
-use super::{Guard, GuardCounters, GuardError, OrganisationCount, attach, environment};
+use super::{AttachTurn, Guard, GuardCounters, GuardError, OrganisationCount, attach, environment};
 use crate::config;
 use crate::registry::Registry;
 
@@ -24,7 +24,12 @@ impl Guards {
     /// # Errors
     /// Of the first that fails, see [`Guard::attach`]. What was newly attached is detached again; what was taken over guards
     /// on.
-    pub fn attach(config: &config::Guard, interfaces: &[String], registry: &Registry) -> Result<Guards, GuardError> {
+    pub fn attach(
+        config: &config::Guard,
+        interfaces: &[String],
+        registry: &Registry,
+        _turn: &AttachTurn,
+    ) -> Result<Guards, GuardError> {
         let mut order = Vec::new();
         for interface in interfaces {
             order.push((attach::find_earlier(config, interface)?, interface));

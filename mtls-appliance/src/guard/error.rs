@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use mtls_appliance_common::layout::{MAX_ADDRESSES, MAX_ORGANISATIONS, MAX_PREFIXES};
 
@@ -61,6 +62,22 @@ pub enum GuardError {
         path: PathBuf,
         /// What is wrong and how to mend it.
         problem: String,
+    },
+    /// Another process attaches guards.
+    #[error(
+        "guard.pin_dir = {:?}: {} attaches guards there, or starts and has attached its guards, and has not finished in {} s: \
+         see what keeps it, end it if need be, and try again",
+        pin_dir.display(),
+        holder.map_or_else(|| "another process".to_owned(), |process| format!("process {process}")),
+        patience.as_secs()
+    )]
+    Busy {
+        /// As configured.
+        pin_dir: PathBuf,
+        /// How long was waited.
+        patience: Duration,
+        /// The process, if the kernel says.
+        holder: Option<u32>,
     },
     /// What is pinned for an interface is of no use.
     #[error("the guard of {interface}: {problem}")]

@@ -18,6 +18,7 @@ mod pinned;
 mod pins;
 mod status;
 mod tables;
+mod turn;
 
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -42,6 +43,7 @@ pub use self::status::{
     AttachedMode, BudgetStatus, GuardCounters, GuardStatus, OrganisationCount, Presence, ReasonCount,
 };
 use self::tables::{Contents, Filled, Tables};
+pub use self::turn::AttachTurn;
 use crate::config::{self, Budget, GuardMode};
 use crate::registry::Registry;
 

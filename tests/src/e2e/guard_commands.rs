@@ -1,7 +1,7 @@
 //! `mtls-appliance guard`: what operators do with the guard at the interface, with and without a daemon.
 
 use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -22,6 +22,7 @@ cases!("guard_commands":
     attached_before_the_appliance_starts_it_is_taken_over_without_a_gap,
     attaching_again_brings_the_guard_up_to_date,
     attaching_beside_an_appliance_changes_nothing_or_is_refused,
+    attaching_beside_an_appliance_that_starts_waits_for_it,
     attached_alone_it_opens_when_it_should,
     status_is_the_same_with_and_without_the_appliance,
     a_holder_that_does_not_answer_is_not_taken_for_none,
@@ -159,6 +160,30 @@ fn attaching_beside_an_appliance_changes_nothing_or_is_refused(lab: &Lab) -> any
     appliance.process().wait(Deadline::seconds(10))?;
     let finished = Appliance::run_with_file(&net.appliance, "guard attach", &file)?;
     ensure!(finished.status.success() && finished.stdout.contains("brought up to date"), "{}", finished.output());
+    Ok(())
+}
+
+fn attaching_beside_an_appliance_that_starts_waits_for_it(lab: &Lab) -> anyhow::Result<()> {
+    let bare = bare(lab)?;
+    let net = &bare.net;
+    // A name server that says nothing: the start waits for it with the guard attached.
+    let silent = net.appliance.enter(|| Ok(UdpSocket::bind("127.0.0.1:0")?))?;
+    let file = lab.path("appliance.toml");
+    bare.settings
+        .set("resolver.servers", vec![silent.local_addr()?.to_string()])
+        .set("resolver.timeout", "1s")
+        .set("origin.addresses", vec!["10.77.9.2:9443", "api.bank.internal:9443"])
+        .write(&file)?;
+    let appliance = Appliance::begin(&net.appliance, "run", &file)?;
+    wait_until("the appliance to attach its guard", Deadline::seconds(20), || Ok(attached(net)?.then_some(())))?;
+    let guarded = net.front_link()?;
+    let serves = || appliance.stdout().iter().any(|line| line.contains("\"ready\""));
+    ensure!(!serves(), "it serves already: nothing is shown");
+    let finished = Appliance::run_with_file(&net.appliance, "guard attach", &file)?;
+    ensure!(finished.status.success() && finished.stdout.contains("nothing to do"), "{}", finished.output());
+    ensure!(finished.stdout.contains(&format!("process {}", appliance.pid())), "{}", finished.output());
+    ensure!(serves(), "it did not wait");
+    ensure!(net.front_link()? == guarded, "it took the interface: {guarded} {}", net.front_link()?);
     Ok(())
 }
 
