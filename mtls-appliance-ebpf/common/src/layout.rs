@@ -11,7 +11,7 @@ use crate::reason::Action;
 use crate::verdict::Address;
 
 /// The version of everything in this module.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// VLAN tags that are looked through.
 pub const MAX_VLAN_TAGS: usize = 4;
@@ -198,14 +198,15 @@ pub const fn port_bit(bank: u32, port: u16) -> (u32, u64) {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct OrganisationSlot {
-    /// The last generation that the organisation was part of; 0: the slot was never used.
-    pub generation: u64,
+    /// By bank: the last generation there that the organisation was part of; 0: none. So the filling of one bank, which may
+    /// come to nothing, does not touch what is known of the other.
+    pub generations: [u64; 2],
     /// Its first code, padded with zeros.
     pub code: [u8; 16],
 }
 
 /// [`OrganisationSlot`] as plain words.
-pub type OrganisationSlotWords = [u64; 3];
+pub type OrganisationSlotWords = [u64; 4];
 
 impl OrganisationSlot {
     /// A slot for the organisation with this code; `None` when the code is empty or longer than 16 bytes.
@@ -215,7 +216,24 @@ impl OrganisationSlot {
             return None;
         }
         padded.get_mut(..code.len())?.copy_from_slice(code.as_bytes());
-        Some(OrganisationSlot { generation: generation.0, code: padded })
+        let mut slot = OrganisationSlot { generations: [0; 2], code: padded };
+        slot.join(generation);
+        Some(slot)
+    }
+
+    /// Makes the organisation part of this generation.
+    pub fn join(&mut self, generation: Generation) {
+        self.generations[generation.bank() as usize] = generation.0;
+    }
+
+    /// Makes it no part of this generation.
+    pub fn leave(&mut self, generation: Generation) {
+        self.generations[generation.bank() as usize] = 0;
+    }
+
+    /// Whether the organisation is part of this generation.
+    pub fn is_of(&self, generation: Generation) -> bool {
+        generation.0 != 0 && self.generations[generation.bank() as usize] == generation.0
     }
 
     /// The code; empty when the slot was never used.
@@ -232,15 +250,17 @@ impl OrganisationSlot {
         } else {
             [(code >> 64) as u64, code as u64]
         };
-        [self.generation, low, high]
+        let [even, odd] = self.generations;
+        [even, odd, low, high]
     }
 
     /// From the words in the map.
     pub fn from_words(words: OrganisationSlotWords) -> OrganisationSlot {
         let mut code = [0; 16];
-        code[..8].copy_from_slice(&words[1].to_ne_bytes());
-        code[8..].copy_from_slice(&words[2].to_ne_bytes());
-        OrganisationSlot { generation: words[0], code }
+        let [even, odd, low, high] = words;
+        code[..8].copy_from_slice(&low.to_ne_bytes());
+        code[8..].copy_from_slice(&high.to_ne_bytes());
+        OrganisationSlot { generations: [even, odd], code }
     }
 }
 
@@ -284,6 +304,18 @@ mod tests {
         }
         assert_eq!(OrganisationSlot::new(Generation(7), ""), None);
         assert_eq!(OrganisationSlot::new(Generation(7), "0123456789abcdefg"), None);
+    }
+
+    #[test]
+    fn an_organisation_is_part_of_one_generation_whatever_becomes_of_the_next() {
+        let (active, next) = (Generation(7), Generation(8));
+        let mut slot = OrganisationSlot::new(active, "A").unwrap();
+        assert!(slot.is_of(active) && !slot.is_of(next) && !slot.is_of(Generation(9)));
+        slot.join(next);
+        assert!(slot.is_of(active) && slot.is_of(next));
+        slot.leave(next);
+        assert!(slot.is_of(active) && !slot.is_of(next));
+        assert!(!OrganisationSlot::default().is_of(Generation::default()), "nothing was ever filled in");
     }
 
     #[test]

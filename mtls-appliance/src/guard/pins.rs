@@ -377,7 +377,7 @@ mod tests {
     #[test]
     fn a_vlan_interface_gets_a_folder_that_a_bpf_file_system_takes() {
         let pins = Pins::new(Path::new("/sys/fs/bpf/guard"), "eth0.100");
-        assert_eq!(pins.link(), Path::new("/sys/fs/bpf/guard/v2/eth0%2e100/link"));
+        assert_eq!(pins.link(), Path::new("/sys/fs/bpf/guard/v3/eth0%2e100/link"));
         assert_ne!(pins.folder(), Pins::new(Path::new("/sys/fs/bpf/guard"), "eth0%2e100").folder());
     }
 

@@ -155,7 +155,7 @@ pub struct GuardStatus {
 pub struct GuardCounters {
     /// One per reason there is.
     pub reasons: Vec<ReasonCount>,
-    /// One per organisation there is or was.
+    /// One per organisation there is, or that packets came from when there was.
     pub organisations: Vec<OrganisationCount>,
 }
 

@@ -106,7 +106,7 @@ impl Tables {
         for index in 0..MAX_ORGANISATIONS {
             let words = self.slot_map.get(&index, 0).map_err(GuardError::kernel("reading the organisations"))?;
             let slot = OrganisationSlot::from_words(words);
-            if slot.generation == 0 {
+            if slot.code().is_empty() {
                 break;
             }
             self.slots.push(slot);
@@ -189,7 +189,7 @@ impl Tables {
     ) -> Result<Vec<u32>, GuardError> {
         let codes =
             registry.organisations.iter().map(|organisation| organisation.codes.first().map_or("", String::as_str));
-        let assigned = allocate(&mut self.slots, codes, active, generation)?;
+        let assigned = allocate(&self.slots, codes, active, generation)?;
         for index in &assigned.reused {
             let cpus = aya::util::nr_cpus().map_err(|(_, error)| GuardError::kernel("counting the CPUs")(error))?;
             for counter in [2 * index, 2 * index + 1] {
@@ -198,11 +198,12 @@ impl Tables {
             }
             self.organisation_due.set(*index, 0, 0).map_err(GuardError::kernel("resetting a budget"))?;
         }
-        for index in &assigned.owners {
+        for index in assigned.owners.iter().chain(&assigned.dropped) {
             self.slot_map
-                .set(*index, self.slots[*index as usize].to_words(), 0)
+                .set(*index, assigned.slots[*index as usize].to_words(), 0)
                 .map_err(GuardError::kernel("writing the organisations"))?;
         }
+        self.slots = assigned.slots;
         Ok(assigned.owners)
     }
 }
@@ -220,30 +221,40 @@ pub(super) fn now() -> u64 {
 }
 
 struct Assigned {
+    /// All slots as they are to be.
+    slots: Vec<OrganisationSlot>,
     /// By position in the registry.
     owners: Vec<u32>,
     /// Slots that belonged to another organisation before.
     reused: Vec<u32>,
+    /// Slots of organisations that an earlier filling for this generation, which came to nothing, made part of it.
+    dropped: Vec<u32>,
 }
 
 fn allocate<'a>(
-    slots: &mut Vec<OrganisationSlot>,
+    slots: &[OrganisationSlot],
     codes: impl Iterator<Item = &'a str>,
     active: Generation,
     generation: Generation,
 ) -> Result<Assigned, GuardError> {
-    let mut by_code: HashMap<String, u32> = (0..).zip(&*slots).map(|(i, slot)| (slot.code().to_owned(), i)).collect();
+    let mut slots = slots.to_vec();
+    let mut dropped = Vec::new();
+    for (index, slot) in (0..).zip(slots.iter_mut()).filter(|(_, slot)| slot.is_of(generation)) {
+        slot.leave(generation);
+        dropped.push(index);
+    }
+    let mut by_code: HashMap<String, u32> = (0..).zip(&slots).map(|(i, slot)| (slot.code().to_owned(), i)).collect();
     let wanted: Vec<Option<OrganisationSlot>> = codes.map(|code| OrganisationSlot::new(generation, code)).collect();
     // Organisations that stay first: their slots are then no longer free.
     for slot in wanted.iter().flatten() {
         if let Some(index) = by_code.get(slot.code()) {
-            slots[*index as usize].generation = generation.0;
+            slots[*index as usize].join(generation);
         }
     }
-    let in_use = [active.0, generation.0];
-    let free: Vec<usize> = (0..slots.len()).filter(|i| !in_use.contains(&slots[*i].generation)).collect();
+    let in_use = |slot: &OrganisationSlot| slot.is_of(active) || slot.is_of(generation);
+    let free: Vec<usize> = (0..slots.len()).filter(|i| !in_use(&slots[*i])).collect();
     let mut free = free.into_iter();
-    let mut assigned = Assigned { owners: Vec::with_capacity(wanted.len()), reused: Vec::new() };
+    let (mut owners, mut reused) = (Vec::with_capacity(wanted.len()), Vec::new());
     for slot in wanted {
         let slot = slot.ok_or_else(|| GuardError::Kernel {
             doing: "giving organisations their counters",
@@ -258,14 +269,14 @@ fn allocate<'a>(
             None => {
                 let index = free.next().ok_or(GuardError::TooManyOrganisations)?;
                 slots[index] = slot;
-                assigned.reused.push(index as u32);
+                reused.push(index as u32);
                 index as u32
             }
         };
         by_code.insert(slot.code().to_owned(), index);
-        assigned.owners.push(index);
+        owners.push(index);
     }
-    Ok(assigned)
+    Ok(Assigned { slots, owners, reused, dropped })
 }
 
 /// Prefixes by family, each with its organisation's slot, or [`MANAGEMENT`]: that includes every registered prefix inside
@@ -336,7 +347,9 @@ mod tests {
     use super::*;
 
     fn assign(slots: &mut Vec<OrganisationSlot>, codes: &[&str], active: u64) -> Result<Assigned, GuardError> {
-        allocate(slots, codes.iter().copied(), Generation(active), Generation(active).next())
+        let assigned = allocate(slots, codes.iter().copied(), Generation(active), Generation(active).next())?;
+        slots.clone_from(&assigned.slots);
+        Ok(assigned)
     }
 
     #[test]
@@ -363,6 +376,21 @@ mod tests {
         let assigned = assign(&mut slots, &["NEW"], 2).unwrap();
         assert_eq!((assigned.owners, assigned.reused), (vec![100], vec![100]));
         assert_eq!(slots[100].code(), "NEW");
+    }
+
+    #[test]
+    fn a_filling_that_came_to_nothing_changes_nothing_and_the_next_one_knows_nothing_of_it() {
+        let (active, next) = (Generation(1), Generation(2));
+        let mut slots = Vec::new();
+        assign(&mut slots, &["A", "B"], 0).unwrap();
+        assign(&mut slots, &["B", "C"], active.0).unwrap();
+        let of = |slots: &[OrganisationSlot], generation| -> Vec<String> {
+            slots.iter().filter(|slot| slot.is_of(generation)).map(|slot| slot.code().to_owned()).collect()
+        };
+        assert_eq!((of(&slots, active).concat(), of(&slots, next).concat()), ("AB".to_owned(), "BC".to_owned()));
+        let assigned = assign(&mut slots, &["A", "D"], active.0).unwrap();
+        assert_eq!((of(&slots, active).concat(), of(&slots, next).concat()), ("AB".to_owned(), "AD".to_owned()));
+        assert_eq!((assigned.owners, assigned.dropped), (vec![0, 3], vec![1, 2]));
     }
 
     #[test]

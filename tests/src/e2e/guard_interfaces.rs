@@ -2,20 +2,23 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::path::Path;
 
 use anyhow::{Context, ensure};
+use aya::maps::{HashMap, Map, MapData};
 use mtls_appliance_tests::harness::names::{EXIT_CONFIGURATION, EXIT_ENVIRONMENT, UNREGISTERED_SOURCE};
 use mtls_appliance_tests::harness::{
     Appliance, BpfFs, Deadline, Feature, Finished, Lab, Net, Origin, Process, Settings, wait_until,
 };
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::case::cases;
 use crate::guard::{answers, at, connects, settings};
 
 cases!("guard_interfaces":
     both_are_guarded_and_counted_and_a_reload_reaches_both,
+    a_reload_that_fails_at_the_second_leaves_both_as_they_were,
     both_outlive_the_daemon_and_are_taken_over,
     when_one_cannot_be_attached_nothing_new_stays,
     one_that_is_not_configured_any_more_is_named_and_can_be_detached,
@@ -116,6 +119,64 @@ fn both_are_guarded_and_counted_and_a_reload_reaches_both(lab: &Lab) -> anyhow::
     }
     let [one, other] = each(&appliance.status()?["guard"])?;
     ensure!(one["status"]["generation"] == other["status"]["generation"], "{one} {other}");
+    appliance.must_be_alive()
+}
+
+fn a_reload_that_fails_at_the_second_leaves_both_as_they_were(lab: &Lab) -> anyhow::Result<()> {
+    let two = Two::lay_out(lab)?;
+    let (_origin, mut appliance) = two.start(lab)?;
+    // At the second interface there is room for one more guarded address, of four.
+    let [_, side] = each(&appliance.status()?["guard"])?;
+    let pins = side["status"]["pin_folder"].as_str().with_context(|| side.to_string())?;
+    let map = Map::HashMap(MapData::from_pin(Path::new(pins).join("GUARD_ADDRS"))?);
+    let mut map = HashMap::<_, [u32; 5], u32>::try_from(map)?;
+    // Of no bank that there is.
+    let strange = (0..).map(|number| [7, number, 0, 0, 0]);
+    let taken: Vec<_> = strange.take_while(|key| map.insert(key, 1, 0).is_ok()).collect();
+    let [free, ..] = *taken else { anyhow::bail!("no room for one") };
+    map.remove(&free)?;
+
+    // One organisation comes in the place of another, with another network.
+    let registry = fs::read_to_string(lab.path("registry.toml"))?;
+    fs::write(
+        lab.path("registry.toml"),
+        registry.replace("10.77.2.0/24", "10.77.3.0/24").replace("A1AAAA0000", "D1DDDD0000"),
+    )?;
+    let file = lab.path("appliance.toml");
+    let addresses = vec![Net::REGISTERED, Net::UNREGISTERED, SIDE_REGISTERED, SIDE_UNREGISTERED];
+    Settings::parse(&fs::read_to_string(&file)?)?.set("guard.addresses", addresses).write(&file)?;
+    let told = |guard: &Value| -> anyhow::Result<Vec<Value>> {
+        let parts = |one: Value| {
+            let registered = |count: &Value| json!([count["code"], count["registered"]]);
+            let organisations =
+                one["counters"]["organisations"].as_array().map(|all| all.iter().map(registered).collect());
+            json!([one["status"]["generation"], one["status"]["addresses"], organisations.unwrap_or(Value::Null)])
+        };
+        Ok(each(guard)?.map(parts).into())
+    };
+    let before = told(&appliance.status()?["guard"])?;
+    ensure!(before[0].to_string().contains("true"), "{before:?}");
+    for attempt in 0..2 {
+        let line = appliance.reload()?;
+        ensure!(line["outcome"] != "ok" && line.to_string().contains("guard of side"), "{line}");
+        let after = told(&appliance.status()?["guard"])?;
+        ensure!(after == before, "{before:?} before the attempt {attempt}, {after:?} after it");
+        let pins: Value = serde_json::from_str(&two.run(lab, "guard status --json", &two.settings)?.stdout)?;
+        ensure!(told(&pins)? == before, "the pins say {pins}");
+    }
+    for (ip, expected) in
+        [(Net::REGISTERED, true), (SIDE_REGISTERED, true), (Net::UNREGISTERED, false), (SIDE_UNREGISTERED, false)]
+    {
+        ensure!(connects(&two.net, ip)? == expected, "{ip} after a reload that failed");
+    }
+    // With room for all it is done.
+    for key in &taken[1..] {
+        map.remove(key)?;
+    }
+    ensure!(appliance.reload()?["outcome"] == "ok");
+    let after = told(&appliance.status()?["guard"])?;
+    ensure!(after.iter().zip(&before).all(|(after, before)| after[0].as_u64() > before[0].as_u64()), "{after:?}");
+    ensure!(connects(&two.net, Net::UNREGISTERED)? && !connects(&two.net, Net::REGISTERED)?);
     appliance.must_be_alive()
 }
 

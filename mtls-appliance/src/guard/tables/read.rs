@@ -61,10 +61,14 @@ impl Tables {
             .map(|(index, slot)| {
                 Ok(OrganisationCount {
                     code: slot.code().to_owned(),
-                    registered: slot.generation == active.0,
+                    registered: slot.is_of(active),
                     packets: sum(&self.organisations, 2 * index)?,
                     over_budget: sum(&self.organisations, 2 * index + 1)?,
                 })
+            })
+            // A filling that came to nothing leaves organisations that never were.
+            .filter(|count| {
+                count.as_ref().map_or(true, |count| count.registered || count.packets + count.over_budget > 0)
             })
             .collect::<Result<_, GuardError>>()?;
         Ok(GuardCounters { reasons, organisations })
@@ -107,7 +111,7 @@ impl Tables {
         let bank = active.bank();
         let slots: BTreeMap<&str, u32> = (0..)
             .zip(&self.slots)
-            .filter(|(_, slot)| slot.generation == active.0)
+            .filter(|(_, slot)| slot.is_of(active))
             .map(|(index, slot)| (slot.code(), index))
             .collect();
         let organisations = &contents.registry.organisations;
