@@ -258,6 +258,11 @@ impl Daemon {
                 Level::Error,
                 "the interface has a program with other maps, which no reload reaches; restart the appliance",
             ),
+            Presence::ForeignProgram => (
+                Level::Error,
+                "the interface has another tool's program and is not guarded; remove that (guard attach says how), then \
+                 run guard attach",
+            ),
         };
         if presence != Presence::Attached {
             self.shared.counters.refuse("guard_failed", presence.name());

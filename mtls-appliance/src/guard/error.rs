@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use mtls_appliance_common::layout::{MAX_ADDRESSES, MAX_ORGANISATIONS, MAX_PREFIXES};
+use mtls_appliance_common::layout::{MAX_ADDRESSES, MAX_ORGANISATIONS, MAX_PREFIXES, PROGRAM};
 
 use super::netlink::XdpAttachment;
 
@@ -103,11 +103,7 @@ pub enum GuardError {
         if program.is_empty() { "without a name" } else { program },
         attachment.program_id,
         attachment.mode,
-        if program == mtls_appliance_common::layout::PROGRAM {
-            "it is a guard that guard.pin_dir does not know: stop the appliance that attached it or set guard.pin_dir to its"
-        } else {
-            "end the tool that attached it (`ip link set dev INTERFACE xdp off` removes one that was not pinned)"
-        }
+        removal(interface, program, attachment.mode)
     )]
     Occupied {
         /// The interface.
@@ -176,6 +172,25 @@ pub enum GuardError {
         /// What the kernel said.
         message: String,
     },
+}
+
+/// How an interface is rid of a program that is not of this guard.
+fn removal(interface: &str, program: &str, mode: &str) -> String {
+    match program {
+        PROGRAM => {
+            "it is a guard that guard.pin_dir does not know: stop the appliance that attached it or set guard.pin_dir to its"
+                .to_owned()
+        }
+        // Of libxdp, which runs several programs in one.
+        "xdp_dispatcher" => format!("`xdp-loader unload {interface} --all` (xdp-tools) removes it"),
+        _ => {
+            let word = if mode == "native" { "xdp" } else { "xdpgeneric" };
+            format!(
+                "let the tool that attached it detach it (`ip link set dev {interface} {word} off` does, unless a BPF link \
+                 holds it: `bpftool link show`)"
+            )
+        }
+    }
 }
 
 impl GuardError {

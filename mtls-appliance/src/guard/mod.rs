@@ -147,12 +147,12 @@ impl Guard {
         if interface.index == state.interface_index && attachment.program_id == self.program_id {
             return Ok(Presence::Attached);
         }
+        if !self.pins.existing_link().is_some_and(|(link, _)| attach::holds(&link, &interface)) {
+            return Ok(Presence::ForeignProgram);
+        }
         // At the interface that there was, another program means another process: they shall not take turns.
         let anew = interface.index != state.interface_index;
-        let ours = anew
-            && self.pins.existing_link().is_some_and(|(link, _)| attach::holds(&link, &interface))
-            && self.pins.are_of(&state.maps);
-        if !ours {
+        if !(anew && self.pins.are_of(&state.maps)) {
             return Ok(Presence::OtherProgram);
         }
         attach::put_back(&mut state, &self.pins)?;

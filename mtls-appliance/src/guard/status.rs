@@ -44,8 +44,10 @@ pub enum Presence {
     NoInterface,
     /// The interface has no program: it was made anew, or somebody detached the guard.
     NoProgram,
-    /// The interface has a program, and that does not use the guard's maps.
+    /// The interface has a guard, and that does not use this guard's maps.
     OtherProgram,
+    /// The interface has a program that the pins know nothing of: another tool's.
+    ForeignProgram,
 }
 
 impl Presence {
@@ -56,6 +58,7 @@ impl Presence {
             Self::NoInterface => "no_interface",
             Self::NoProgram => "no_program",
             Self::OtherProgram => "other_program",
+            Self::ForeignProgram => "foreign_program",
         }
     }
 }

@@ -35,13 +35,13 @@ cases!("guard_commands":
 );
 
 /// A guard that can be attached, and nothing that runs yet.
-struct Bare {
-    net: Net,
-    settings: Settings,
+pub(crate) struct Bare {
+    pub(crate) net: Net,
+    pub(crate) settings: Settings,
     _bpf: BpfFs,
 }
 
-fn bare(lab: &Lab) -> anyhow::Result<Bare> {
+pub(crate) fn bare(lab: &Lab) -> anyhow::Result<Bare> {
     Feature::Netns.need()?;
     Feature::Xdp.need()?;
     let folder = lab.path("bpf");
@@ -55,11 +55,11 @@ fn bare(lab: &Lab) -> anyhow::Result<Bare> {
     Ok(Bare { net, settings, _bpf: bpf })
 }
 
-fn run(lab: &Lab, net: &Net, command: &str, settings: &Settings) -> anyhow::Result<Finished> {
+pub(crate) fn run(lab: &Lab, net: &Net, command: &str, settings: &Settings) -> anyhow::Result<Finished> {
     Appliance::run(lab, &net.appliance, command, settings)
 }
 
-fn attach(lab: &Lab, bare: &Bare) -> anyhow::Result<Finished> {
+pub(crate) fn attach(lab: &Lab, bare: &Bare) -> anyhow::Result<Finished> {
     let finished = run(lab, &bare.net, "guard attach", &bare.settings)?;
     ensure!(finished.status.success(), "{}", finished.output());
     Ok(finished)

@@ -19,6 +19,7 @@ mod differential;
 mod effort;
 mod guard;
 mod guard_commands;
+mod guard_foreign;
 mod guard_interfaces;
 mod guard_stacked;
 mod guard_upgrade;
@@ -98,6 +99,7 @@ fn main() -> ExitCode {
         guard::CASES,
         guard_commands::CASES,
         guard_upgrade::CASES,
+        guard_foreign::CASES,
         guard_interfaces::CASES,
         guard_stacked::CASES,
         privileges::CASES,

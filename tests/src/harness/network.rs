@@ -277,6 +277,16 @@ impl Net {
         self.appliance_namespace.ip(&["link", "delete", "dev", Self::FRONT]).map(drop)
     }
 
+    /// Changes the appliance's front interface: the words after `ip link set dev front`.
+    ///
+    /// # Errors
+    /// When `ip` fails.
+    pub fn set_front(&self, words: &[&str]) -> anyhow::Result<()> {
+        let mut all = vec!["link", "set", "dev", Self::FRONT];
+        all.extend(words);
+        self.appliance_namespace.ip(&all).map(drop)
+    }
+
     /// Lets caller and appliance forget how to reach each other, as after a long silence.
     ///
     /// # Errors
