@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use mtls_appliance_common::Event;
@@ -192,16 +192,21 @@ impl Daemon {
         self.shared.log.event(level, "guard", fields);
     }
 
-    /// Logs the guards' sampled drops.
+    /// Logs the guards' sampled drops, each guard's in a thread of its own: a flood of them shall keep this one from nothing.
     fn log_drops(self: &Arc<Self>) {
         for guard in self.each_guard() {
             let Some(stream) = guard.log_stream() else { continue };
-            let (daemon, guard) = (Arc::clone(self), Arc::clone(guard));
-            tokio::spawn(async move {
-                if let Err(error) = stream.run().await {
-                    daemon.say_of(&guard, Level::Warn, &format!("sampled drops are not logged: {error}"));
+            let (daemon, of) = (Arc::clone(self), Arc::clone(guard));
+            let not_logged = "sampled drops are not logged";
+            let run = move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+                if let Err(error) = runtime.and_then(|runtime| runtime.block_on(stream.run())) {
+                    daemon.say_of(&of, Level::Warn, &format!("{not_logged}: {error}"));
                 }
-            });
+            };
+            if let Err(error) = thread::Builder::new().name("guard-log".to_owned()).spawn(run) {
+                self.say_of(guard, Level::Warn, &format!("{not_logged}: {error}"));
+            }
         }
     }
 

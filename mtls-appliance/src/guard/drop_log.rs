@@ -31,12 +31,17 @@ impl DropLog {
         Ok(DropLog { logger })
     }
 
-    /// Logs sampled drops for as long as it is polled. Needs a tokio runtime with I/O, of any flavour.
+    /// Logs sampled drops for as long as it is polled. Needs a tokio runtime with I/O, of any flavour, and best one for itself:
+    /// while records come faster than they are logged it does not pause.
     ///
     /// # Errors
     /// When the runtime cannot watch the ring.
     pub async fn run(self) -> io::Result<()> {
-        whenever_readable(self.logger, EbpfLogger::flush).await
+        let all = |logger: &mut EbpfLogger<Forward>| {
+            logger.flush();
+            false
+        };
+        whenever_readable(self.logger, all).await
     }
 
     /// Logs what is in the ring now.
@@ -56,16 +61,20 @@ pub(super) trait Ring: AsRawFd {}
 impl Ring for EbpfLogger<Forward> {}
 impl Ring for RingBuf<MapData> {}
 
-/// Has `read` empty a ring whenever there is something in it.
-pub(super) async fn whenever_readable<T: Ring>(ring: T, mut read: impl FnMut(&mut T)) -> io::Result<()> {
+/// Has `read` read a ring whenever there is something in it; it says whether there may be more.
+pub(super) async fn whenever_readable<T: Ring>(ring: T, mut read: impl FnMut(&mut T) -> bool) -> io::Result<()> {
     // SAFETY: each of the types that are a `Ring` owns the map's file descriptor, hands out the same one for as long as it
     // lives, and never closes it before; it lives in the `AsyncFd`.
     let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) };
     let mut ring = ring.map_err(|error| error.into_parts().1)?;
     loop {
         let mut ready = ring.readable_mut().await?;
-        read(ready.get_inner_mut());
-        ready.clear_ready();
+        if read(ready.get_inner_mut()) {
+            drop(ready);
+            tokio::task::yield_now().await;
+        } else {
+            ready.clear_ready();
+        }
     }
 }
 

@@ -19,6 +19,9 @@ use super::GuardError;
 use super::drop_log::whenever_readable;
 use super::tables::{Tables, now};
 
+/// Events that are read before others have their turn.
+const BATCH: usize = 64;
+
 /// The stream of sampled events.
 pub struct EventStream {
     ring: RingBuf<MapData>,
@@ -36,23 +39,26 @@ impl EventStream {
     /// # Errors
     /// When the runtime cannot watch the ring.
     pub async fn run(self, mut each: impl FnMut(Event)) -> io::Result<()> {
-        whenever_readable(self.ring, |ring| drain(ring, &mut each)).await
+        whenever_readable(self.ring, |ring| drain(ring, BATCH, &mut each)).await
     }
 
     /// The events that are in the ring now.
     pub fn waiting(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
-        drain(&mut self.ring, &mut |event| events.push(event));
+        while drain(&mut self.ring, BATCH, &mut |event| events.push(event)) {}
         events
     }
 }
 
-fn drain(ring: &mut RingBuf<MapData>, each: &mut impl FnMut(Event)) {
-    while let Some(bytes) = ring.next() {
+/// Reads so many events, unless there are no more; whether there may be.
+fn drain(ring: &mut RingBuf<MapData>, most: usize, each: &mut impl FnMut(Event)) -> bool {
+    for _ in 0..most {
+        let Some(bytes) = ring.next() else { return false };
         if let Some(event) = Event::from_bytes(&bytes) {
             each(event);
         }
     }
+    true
 }
 
 impl std::fmt::Debug for EventStream {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use mtls_appliance_tests::harness::names::{EXIT_CONFIGURATION, EXIT_ENVIRONMENT};
 use mtls_appliance_tests::harness::{
-    Appliance, BpfFs, Deadline, Feature, Finished, Lab, Net, Origin, OriginKind, Place, Process, Settings, wait_until,
+    Appliance, BpfFs, Deadline, Feature, Finished, Lab, Net, Origin, OriginKind, Place, Settings, wait_until,
 };
 use rustix::process::Signal;
 use serde_json::Value;
@@ -29,9 +29,6 @@ cases!("guard_commands":
     what_the_guard_would_do_is_what_it_does,
     packets_are_typed_or_taken_from_a_capture,
     without_a_guard_the_way_out_is_named,
-    watchers_see_the_packets_that_are_dropped_and_the_log_goes_on,
-    a_watcher_follows_the_appliance_that_takes_over,
-    top_shows_rates_and_sources,
 );
 
 /// A guard that can be attached, and nothing that runs yet.
@@ -66,7 +63,7 @@ pub(crate) fn attach(lab: &Lab, bare: &Bare) -> anyhow::Result<Finished> {
 }
 
 /// What TCP says within that time: nothing when the guard drops, a refusal when a packet passes and nobody listens.
-fn knock(net: &Net, ip: &str, patience: Duration) -> anyhow::Result<Option<ErrorKind>> {
+pub(crate) fn knock(net: &Net, ip: &str, patience: Duration) -> anyhow::Result<Option<ErrorKind>> {
     let address = at(ip)?;
     net.caller.enter(|| Ok(TcpStream::connect_timeout(&address, patience).err().map(|error| error.kind())))
 }
@@ -437,119 +434,5 @@ fn without_a_guard_the_way_out_is_named(lab: &Lab) -> anyhow::Result<()> {
     refused(&["nothing guards it", "removed or renamed", "guard attach"])?;
     attach(lab, &bare)?;
     ensure!(run(lab, &bare.net, "guard status", &bare.settings)?.status.success());
-    Ok(())
-}
-
-/// Starts a command that goes on, with the configuration of the appliance that runs.
-fn start(lab: &Lab, net: &Net, command: &str) -> anyhow::Result<Process> {
-    Appliance::begin(&net.appliance, command, &lab.path("appliance.toml"))
-}
-
-/// Waits for an event of that source and destination port, knocking until one was sampled.
-fn seen(process: &Process, net: &Net, ip: &str, what: &str) -> anyhow::Result<String> {
-    wait_until(what, Deadline::seconds(20), || {
-        knock(net, ip, Duration::from_millis(100))?;
-        Ok(process.stdout().into_iter().find(|line| line.contains(what)))
-    })
-}
-
-fn watchers_see_the_packets_that_are_dropped_and_the_log_goes_on(lab: &Lab) -> anyhow::Result<()> {
-    let Guarded { net, mut appliance, origin: _origin, _bpf } = guarded(lab, "auto")?;
-    let plain = start(lab, &net, "guard watch")?;
-    let json = start(lab, &net, "guard watch --json")?;
-    let none = start(lab, &net, "guard watch --reason short_tcp --json")?;
-    let line = seen(&plain, &net, Net::UNREGISTERED, "10.77.3.2")?;
-    for part in ["dropped", "unregistered_source", "10.77.3.1 port 8443"] {
-        ensure!(line.contains(part), "no {part:?} in {line:?}");
-    }
-    let event: Value = serde_json::from_str(&seen(&json, &net, Net::UNREGISTERED_V6, "fd77:3::2")?)?;
-    ensure!(event["action"] == "dropped" && event["reason"] == "unregistered_source", "{event}");
-    ensure!(event["source_port"].as_u64() > Some(0) && event["destination_port"] == Net::PORT, "{event}");
-    ensure!(event["organisation"].is_null() && event["interface_index"].as_u64() > Some(0), "{event}");
-    ensure!(event["time"].as_str().is_some_and(|time| time.ends_with('Z')), "{event}");
-    ensure!(none.stdout().is_empty(), "{:?}", none.stdout());
-    ensure!(plain.stderr().concat().contains("a sample: at most 10"), "{:?}", plain.stderr());
-    // What is watched is logged all the same.
-    ensure!(!appliance.events("guard").is_empty(), "the daemon's own lines are gone");
-
-    // With a budget it is an organisation's packet.
-    let file = lab.path("appliance.toml");
-    let text = Settings::parse(&std::fs::read_to_string(&file)?)?;
-    text.set("guard.syns_per_source", 1).set("guard.syn_burst_per_source", 1).write(&file)?;
-    ensure!(appliance.reload()?["outcome"] == "ok");
-    let event: Value = serde_json::from_str(&seen(&json, &net, Net::REGISTERED, "source_over_budget")?)?;
-    ensure!(event["organisation"].is_string() && event["source"] == "10.77.2.2", "{event}");
-
-    // There are places for four; the fifth is told so, and the appliance answers others.
-    let fourth = start(lab, &net, "guard watch")?;
-    wait_until("four that watch", Deadline::seconds(10), || Ok((!fourth.stderr().is_empty()).then_some(())))?;
-    let fifth = Appliance::run_with_file(&net.appliance, "guard watch", &file)?;
-    ensure!(fifth.status.code() == Some(EXIT_ENVIRONMENT), "{}", fifth.output());
-    ensure!(fifth.stderr.contains("too_many"), "{}", fifth.output());
-    drop(fourth);
-    ensure!(appliance.wait_counter("watch_refused.too_many", 1)? == 1);
-
-    // They end with the appliance, and say so.
-    let mut plain = plain;
-    appliance.process().signal(Signal::KILL)?;
-    let finished = plain.wait(Deadline::seconds(15))?;
-    ensure!(finished.status.code() == Some(EXIT_ENVIRONMENT), "{}", finished.output());
-    ensure!(finished.stderr.contains("the appliance ended"), "{}", finished.output());
-    let finished = Appliance::run_with_file(&net.appliance, "guard watch", &file)?;
-    ensure!(finished.status.code() == Some(EXIT_ENVIRONMENT), "{}", finished.output());
-    ensure!(
-        finished.stderr.contains("no appliance runs") && finished.stderr.contains("guard top"),
-        "{}",
-        finished.output()
-    );
-    Ok(())
-}
-
-fn a_watcher_follows_the_appliance_that_takes_over(lab: &Lab) -> anyhow::Result<()> {
-    let Guarded { net, mut appliance, origin: _origin, _bpf } = guarded(lab, "auto")?;
-    let watcher = start(lab, &net, "guard watch")?;
-    seen(&watcher, &net, Net::UNREGISTERED, "10.77.3.2")?;
-    let mut successor = appliance.successor(lab)?;
-    appliance.process().wait(Deadline::seconds(40))?;
-    seen(&watcher, &net, Net::UNREGISTERED_V6, "fd77:3::2")?;
-    ensure!(watcher.stderr().concat().contains("replaced by another"), "{:?}", watcher.stderr());
-    successor.must_be_alive()
-}
-
-fn top_shows_rates_and_sources(lab: &Lab) -> anyhow::Result<()> {
-    let Guarded { net, mut appliance, origin: _origin, _bpf } = guarded(lab, "auto")?;
-    // As many as came within one interval: knocks that are dropped, and packets of a registered caller.
-    let measured = || {
-        let mut top = start(lab, &net, "guard top --once --json --interval 2s")?;
-        while top.is_running()? {
-            knock(&net, Net::UNREGISTERED, Duration::from_millis(50))?;
-            knock(&net, Net::REGISTERED, Duration::from_millis(50))?;
-        }
-        let finished = top.wait(Deadline::seconds(10))?;
-        ensure!(finished.status.success() && finished.stdout.lines().count() == 1, "{}", finished.output());
-        Ok(serde_json::from_str::<Value>(&finished.stdout)?)
-    };
-    let rate = |rates: &Value, list: &str, what: &str, name: &str, number: &str| {
-        let found = rates[list].as_array().and_then(|all| all.iter().find(|one| one[what] == name).cloned());
-        found.and_then(|one| one[number].as_f64()).unwrap_or_default()
-    };
-    let rates = measured()?;
-    ensure!((1.9..10.0).contains(&rates["seconds"].as_f64().unwrap_or_default()), "{rates}");
-    let dropped = rate(&rates, "reasons", "reason", "unregistered_source", "dropped");
-    ensure!((0.5..30.0).contains(&dropped), "{rates}");
-    ensure!(rate(&rates, "reasons", "reason", "registered", "passed") > 0.0, "{rates}");
-    let organisations = rates["organisations"].as_array().context("no organisations")?;
-    ensure!(organisations.len() == 1 && organisations[0]["packets"].as_f64() > Some(0.0), "{rates}");
-    let sources = rates["sampled_sources"].as_array().context("no sources")?;
-    ensure!(sources.len() == 1 && sources[0]["source"] == "10.77.3.2/32", "{rates}");
-
-    appliance.process().signal(Signal::KILL)?;
-    appliance.process().wait(Deadline::seconds(10))?;
-    let rates = measured()?;
-    ensure!(rates["sampled_sources"].is_null(), "{rates}");
-    ensure!(rate(&rates, "reasons", "reason", "unregistered_source", "dropped") > 0.0, "{rates}");
-    let finished =
-        Appliance::run_with_file(&net.appliance, "guard top --once --interval 100ms", &lab.path("appliance.toml"))?;
-    ensure!(finished.status.success() && finished.stdout.contains("no appliance runs"), "{}", finished.output());
     Ok(())
 }

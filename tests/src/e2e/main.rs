@@ -23,6 +23,7 @@ mod guard_foreign;
 mod guard_interfaces;
 mod guard_stacked;
 mod guard_upgrade;
+mod guard_watch;
 mod host;
 mod identity;
 mod leaving;
@@ -99,6 +100,7 @@ fn main() -> ExitCode {
         guard::CASES,
         guard_commands::CASES,
         guard_upgrade::CASES,
+        guard_watch::CASES,
         guard_foreign::CASES,
         guard_interfaces::CASES,
         guard_stacked::CASES,
