@@ -239,6 +239,9 @@ keys! {
 
     OFFLOAD_MODE: Words<OffloadMode> = "offload"."mode", OFFLOAD, Default("\"auto\""),
         "Whether sessions are handed to the kernel.";
+    OFFLOAD_HAND_OVER_FROM: Size = "offload"."hand_over_from",
+        Size { least: 1, most: 1 << 30, or: Some(("handshake", 0)) }, Default("\"handshake\""),
+        "Which body has its two sessions handed to the kernel: the first of that size; or all are, with the handshake.";
     OFFLOAD_SPLICE_FROM: Size = "offload"."splice_from",
         Size { least: 1, most: 1 << 30, or: Some(("never", u64::MAX)) }, Default("\"16KiB\""),
         "From what is left of a body on it is spliced, where both sessions are in the kernel; less is copied.";

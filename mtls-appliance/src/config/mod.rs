@@ -66,6 +66,8 @@ pub struct Config {
     pub identity: Identity,
     /// `[offload] mode`.
     pub offload: OffloadMode,
+    /// `[offload] hand_over_from`: bytes; 0 when sessions are handed over with the handshake.
+    pub hand_over_from: u64,
     /// `[offload] splice_from`: bytes; `u64::MAX` when bodies are never spliced.
     pub splice_from: u64,
     /// `[guard]`; `None` when the file has no such table.

@@ -209,6 +209,7 @@ impl<'t> Reader<'t> {
         let resolver = self.resolver();
         let identity = self.identity();
         let offload = self.value(&keys::OFFLOAD_MODE);
+        let hand_over_from = self.value(&keys::OFFLOAD_HAND_OVER_FROM);
         let splice_from = self.value(&keys::OFFLOAD_SPLICE_FROM);
         let guard = self.guard(&addresses);
         let registry_files = self.value(&keys::REGISTRY_FILES);
@@ -226,6 +227,7 @@ impl<'t> Reader<'t> {
             resolver: resolver?,
             identity: identity?,
             offload: offload?,
+            hand_over_from: hand_over_from?,
             splice_from: splice_from?,
             guard: guard?,
             registry_files: self.paths(registry_files?),

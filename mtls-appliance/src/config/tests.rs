@@ -83,6 +83,7 @@ remove = ["X-Legacy-User"]
 forwarded_for = false
 [offload]
 mode = "required"
+hand_over_from = "20KiB"
 splice_from = "never"
 [guard]
 interfaces = ["eth0", "eth1"]
@@ -165,7 +166,7 @@ fn the_least_configuration_gets_the_defaults() {
     assert_eq!(config.identity.headers.first().map(|header| &*header.name), Some("X-MyData-Client-Verify"));
     assert!(config.identity.forwarded_for);
     assert_eq!(config.offload, OffloadMode::Auto);
-    assert_eq!(config.splice_from, 16 * 1024);
+    assert_eq!((config.hand_over_from, config.splice_from), (0, 16 * 1024));
     assert!(config.guard.is_none());
     assert!(config.listener.workers >= 1);
     assert_eq!(config.control_socket, Path::new("/run/mtls-appliance/control.sock"));
@@ -192,7 +193,7 @@ fn every_key_can_be_set() {
     assert_eq!(config.identity.remove, ["X-Legacy-User"]);
     assert!(!config.identity.forwarded_for);
     assert_eq!(config.offload, OffloadMode::Required);
-    assert_eq!(config.splice_from, u64::MAX);
+    assert_eq!((config.hand_over_from, config.splice_from), (20 * 1024, u64::MAX));
     let guard = config.guard.unwrap();
     assert_eq!((guard.ports, guard.mode, guard.attach), (vec![443], GuardMode::Observe, AttachMode::Native));
     assert_eq!((guard.log_per_second, guard.open_after), (0, Some(Duration::from_secs(30))));
@@ -502,6 +503,8 @@ fn sizes_and_times_have_units_and_bounds() {
         ("[limits]\nhead_bytes = \"unlimited\"\n", "limits.head_bytes"),
         ("[limits]\nhead_bytes = \"4KiB\"\n", "limits.target_bytes"),
         ("[limits]\nbody_bytes = \"0B\"\n", "limits.body_bytes"),
+        ("[offload]\nhand_over_from = \"0B\"\n", "offload.hand_over_from"),
+        ("[offload]\nhand_over_from = \"never\"\n", "offload.hand_over_from"),
         ("[offload]\nsplice_from = \"0B\"\n", "offload.splice_from"),
         ("[offload]\nsplice_from = \"unlimited\"\n", "offload.splice_from"),
         ("[limits]\nconnections = 99999999999999999999999\n", "limits.connections"),

@@ -17,7 +17,7 @@ use crate::tls::session::{Connection, Session};
 
 /// Records that may be sent under one key. The limit for AES-GCM is about 2^24.5 full records (RFC 8446 5.5); the
 /// margin leaves room for counting a body by its bytes.
-const REKEY_AFTER_RECORDS: u64 = 1 << 23;
+pub const REKEY_AFTER_RECORDS: u64 = 1 << 23;
 
 /// Keys a peer may make us renew within one connection; each costs a system call and key derivation.
 const MAX_KEY_UPDATES: u32 = 4_096;
@@ -103,7 +103,9 @@ impl KernelSession {
         sys::enable(socket)
     }
 
-    /// Hands an established session to the kernel; returns it and the plaintext that came along with the handshake.
+    /// Hands an established session to the kernel; returns it and the plaintext that nobody has taken yet.
+    ///
+    /// The socket must stand between two records, both ways ([`Session::ready_to_leave`]).
     ///
     /// Everything that can be checked is checked by the caller beforehand ([`super::Support::takes`],
     /// [`Self::prepare`]); once this has begun there is no way back to userspace.
@@ -127,6 +129,8 @@ impl KernelSession {
             Keys::Client(keys) => keys.negotiated_cipher_suite(),
         };
         let ExtractedSecrets { tx, rx } = secrets;
+        // In TLS 1.3 the number of records sent under the present key, which the kernel's count goes on from.
+        let records_sent = tx.0;
         install(socket, suite, Direction::Transmit, tx)?;
         install(socket, suite, Direction::Receive, rx)?;
         let tls13 = matches!(suite, SupportedCipherSuite::Tls13(_));
@@ -139,7 +143,7 @@ impl KernelSession {
             silent: false,
             cannot_rekey: false,
             key_updates: 0,
-            records_sent: 0,
+            records_sent,
             control_records: 0,
             keys_renewed: 0,
         };

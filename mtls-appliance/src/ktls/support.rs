@@ -22,6 +22,8 @@ pub enum NotOffloaded {
     Kernel(String),
     /// The kernel does not do this cipher suite.
     Cipher(String),
+    /// No body has been large enough yet for the session to be handed over.
+    BelowThreshold,
     /// The hand-over failed for this session.
     HandOver(String),
 }
@@ -33,6 +35,7 @@ impl NotOffloaded {
             Self::Disabled => DataPath::UserspaceOffloadOff,
             Self::Kernel(_) => DataPath::UserspaceKernel,
             Self::Cipher(_) => DataPath::UserspaceCipher,
+            Self::BelowThreshold => DataPath::UserspaceBelowThreshold,
             Self::HandOver(_) => DataPath::UserspaceHandOver,
         }
     }
@@ -44,6 +47,7 @@ impl fmt::Display for NotOffloaded {
             Self::Disabled => f.write_str("offload.mode is \"off\""),
             Self::Kernel(why) => write!(f, "the running kernel has no TLS: {why}"),
             Self::Cipher(suite) => write!(f, "the kernel does not do {suite}"),
+            Self::BelowThreshold => f.write_str("no body has reached offload.hand_over_from"),
             Self::HandOver(why) => write!(f, "the hand-over failed: {why}"),
         }
     }

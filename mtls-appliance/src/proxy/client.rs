@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout};
 
 use super::admission::Place;
 use super::buffer::Buffer;
-use super::channel::{Channel, ChannelError, Patience, Read};
+use super::channel::{Channel, ChannelError, Patience, Read, Side};
 use super::date;
 use super::exchange::{Failure, Next, Outcome, Request};
 use super::origin::{self, ConnectError};
@@ -25,7 +25,7 @@ use super::tunnel;
 use super::upstream::Upstream;
 use super::worker::Worker;
 use crate::app::{Live, Phase, Shared};
-use crate::config::{OffloadMode, PoolMode, Site};
+use crate::config::{PoolMode, Site};
 use crate::http1::{HeadScanner, Method, OwnResponse, RequestHead, RewriteOptions, parse_request_with, write_request};
 use crate::identity::{ClientIdentity, Connection as ConnectionFacts, Facts, header_block};
 use crate::registry::Organisation;
@@ -165,11 +165,7 @@ pub(super) async fn serve(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, 
     match established {
         Ok((channel, caller, _place)) => {
             shared.counters.handshakes_completed.increment();
-            if channel.is_kernel() {
-                shared.counters.client_sessions_offloaded.increment();
-            } else {
-                shared.counters.client_sessions_userspace.increment();
-            }
+            channel.count(Side::Client);
             let buffer = Buffer::new(live.buffer_size());
             let phase = shared.phase.subscribe();
             let tally = Tally::new();
@@ -207,7 +203,7 @@ async fn establish(
     let connection = UnbufferedServerConnection::new(Arc::clone(&live.server_tls))
         .map_err(|error| refused("tls_error", &error, None))?;
     let mut session = Session::new(Connection::Server(connection));
-    let exact = live.config.offload != OffloadMode::Off && shared.support.missing.is_none();
+    let exact = origin::hands_over_at_once(shared, live);
     match timeout(live.config.timeouts.handshake, handshake::run(&tcp, &mut session, exact)).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => {

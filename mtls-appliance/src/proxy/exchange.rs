@@ -23,7 +23,7 @@ use super::relay::{Moved, Relay, RelayError};
 use super::tunnel::Tunnel;
 use super::upstream::{Mishap, Upstream, Witness};
 use crate::app::{Live, Shared};
-use crate::config::PoolMode;
+use crate::config::{OffloadMode, PoolMode};
 use crate::http1::{
     BodyFraming, Disposition, Exchange, HeadLimits, HeadScanner, RequestHead, ResponseError, ResponseHead,
     ResponseOptions, ResponsePlan, parse_response_with, write_response,
@@ -175,14 +175,15 @@ impl Request<'_> {
                 return outcome(None, Some(Failure::gone()), Next::Abort, session, address);
             }
             let server = busy.server();
-            session = Some(link.channel.offloaded());
             address = Some(server.address);
-            match self.attempt(&mut link, buffer, &up, &down).await {
+            let attempt = self.attempt(&mut link, buffer, &up, &down).await;
+            session = Some(link.channel.offloaded());
+            match attempt {
                 Ok(Done { status, switched: Some(head), .. }) => {
                     errand.answered(server);
                     // Tunnels are few and long-lived: what they need shall not weigh on every connection.
-                    let (failure, next) = Box::pin(self.tunnel(link, head, (buffer, &up), &down)).await;
-                    return outcome(Some(status), failure, next, session, address);
+                    let (failure, next, session) = Box::pin(self.tunnel(link, head, (buffer, &up), &down)).await;
+                    return outcome(Some(status), failure, next, Some(session), address);
                 }
                 Ok(done) => {
                     errand.answered(server);
@@ -231,6 +232,7 @@ impl Request<'_> {
         let config = &self.live.config;
         let stall = Patience::Stall(config.timeouts.body);
         let splice_from = self.splice_from(&link.channel);
+        let hand_over_from = self.hand_over_from();
         let framing = self.head.framing();
         let replayable = framing.is_empty() && self.head.method().is_idempotent();
         let pending = if replayable { self.origin_head.clone() } else { std::mem::take(&mut self.origin_head) };
@@ -242,6 +244,7 @@ impl Request<'_> {
             giving: Pace::giving(config, None),
             taking: Pace::taking(config),
             splice_from,
+            hand_over_from,
             limit: config.limits.body_bytes,
             counters: &self.shared.counters,
             moved: up,
@@ -321,7 +324,8 @@ impl Request<'_> {
         let status = head.status();
         // An origin whose answer follows the request, as an echo does, is not to blame for a slow client.
         let giving = Pace::giving(config, Some(&uploading));
-        let mut download = answer.begin(&head, &plan, (giving, Pace::taking(config)), splice_from, down);
+        let from = (splice_from, hand_over_from);
+        let mut download = answer.begin(&head, &plan, (giving, Pace::taking(config)), from, down);
         let chunks = self.live.response_chunks();
         let mut download = pin!(async move {
             match head.framing() {
@@ -390,7 +394,7 @@ impl Request<'_> {
         head: Vec<u8>,
         (buffer, up): (&mut Buffer, &Cell<Moved>),
         down: &Cell<Moved>,
-    ) -> (Option<Failure>, Next) {
+    ) -> (Option<Failure>, Next, Result<(), Arc<NotOffloaded>>) {
         let tunnel = Tunnel {
             shared: self.shared,
             live: self.live,
@@ -398,14 +402,22 @@ impl Request<'_> {
             client: self.client,
             origin: &link.channel,
             splice_from: self.splice_from(&link.channel),
+            hand_over: self.hand_over_from() < u64::MAX,
         };
         let end = tunnel.run(head, (buffer, up), (&mut link.buffer, down)).await;
+        let session = link.channel.offloaded();
         if end.origin_whole {
             link.close();
         } else {
             link.channel.abort();
         }
-        (end.failure, if end.client_whole { Next::Close } else { Next::Abort })
+        (end.failure, if end.client_whole { Next::Close } else { Next::Abort }, session)
+    }
+
+    /// From which length on a body has sessions handed over that are not in the kernel yet.
+    fn hand_over_from(&self) -> u64 {
+        let config = &self.live.config;
+        if config.offload == OffloadMode::Off { u64::MAX } else { config.hand_over_from }
     }
 
     /// How many idle connections of the client's identity are kept.
@@ -416,7 +428,7 @@ impl Request<'_> {
 
     /// From which length on bodies are spliced between these two sessions, or why none is.
     fn splice_from(&self, origin: &Channel) -> Result<u64, DataPath> {
-        self.client.offloaded().and_then(|()| origin.offloaded()).map_err(|why| why.data_path())?;
+        self.client.offloadable().and_then(|()| origin.offloadable()).map_err(|why| why.data_path())?;
         match self.live.config.splice_from {
             _ if self.shared.support.no_splice.is_some() => Err(DataPath::KernelNoSplice),
             u64::MAX => Err(DataPath::KernelSpliceNever),
@@ -556,7 +568,7 @@ impl<'a> Answer<'a> {
         head: &ResponseHead,
         plan: &ResponsePlan,
         (giving, taking): (Pace<'a>, Pace<'a>),
-        splice_from: Result<u64, DataPath>,
+        (splice_from, hand_over_from): (Result<u64, DataPath>, u64),
         moved: &'a Cell<Moved>,
     ) -> Relay<'a> {
         let pending = self.take(head, plan);
@@ -568,6 +580,7 @@ impl<'a> Answer<'a> {
             giving,
             taking,
             splice_from,
+            hand_over_from,
             limit: self.body_bytes,
             counters: &self.shared.counters,
             moved,

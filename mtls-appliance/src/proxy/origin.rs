@@ -64,14 +64,19 @@ pub(super) async fn connect(
         let connection = UnbufferedClientConnection::new(Arc::clone(&upstream.tls), upstream.server_name.clone())
             .map_err(HandshakeError::Tls)?;
         let mut session = Session::new(Connection::Client(connection));
-        let exact = live.config.offload != OffloadMode::Off && shared.support.missing.is_none();
-        handshake::run(&tcp, &mut session, exact).await?;
+        handshake::run(&tcp, &mut session, hands_over_at_once(shared, live)).await?;
         establish(shared, live, tcp, session)
     };
     timeout(upstream.config.connect_timeout, attempt).await.map_err(|_| ConnectError::TimedOut)?
 }
 
-/// Hands an established session to the kernel, or keeps it here with the reason.
+/// Whether sessions are handed over right behind the handshake.
+pub(super) fn hands_over_at_once(shared: &Shared, live: &Live) -> bool {
+    let config = &live.config;
+    config.offload != OffloadMode::Off && config.hand_over_from == 0 && shared.support.missing.is_none()
+}
+
+/// Hands an established session to the kernel, now or when a body is worth it, or keeps it here with the reason.
 pub(super) fn establish(
     shared: &Shared,
     live: &Live,
@@ -83,13 +88,16 @@ pub(super) fn establish(
         (_, None) => Err(NotOffloaded::HandOver("no cipher suite was negotiated".into())),
         (_, Some(suite)) => shared.support.takes(suite),
     };
+    let at_once = hands_over_at_once(shared, live);
     let taken = taken.and_then(|()| match session.undecrypted() {
+        _ if !at_once => Ok(()),
         0 => Ok(()),
         n => Err(NotOffloaded::HandOver(format!("{n} bytes of an incomplete record were read already"))),
     });
     let taken = taken
         .and_then(|()| KernelSession::prepare(tcp.as_fd()).map_err(|error| NotOffloaded::HandOver(error.to_string())));
     match taken {
+        Ok(()) if !at_once => Ok(Channel::user_at_first(tcp, session, Arc::clone(&shared.counters))),
         Ok(()) => {
             let (kernel, early) = KernelSession::hand_over(tcp.as_fd(), session)?;
             Ok(Channel::kernel(tcp, kernel, early, Arc::clone(&shared.counters)))

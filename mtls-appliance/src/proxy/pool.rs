@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{Instant, sleep};
 
 use super::buffer::Buffer;
-use super::channel::Channel;
+use super::channel::{Channel, Side};
 use super::origin::{self, ConnectError};
 use super::upstream::{Busy, Mishap, Server, Upstream, Witness};
 use crate::app::{Live, Shared};
@@ -322,11 +322,7 @@ enum Turn {
 
 fn count(shared: &Shared, channel: &Channel) {
     shared.counters.origin_connections.increment();
-    if channel.is_kernel() {
-        shared.counters.origin_sessions_offloaded.increment();
-    } else {
-        shared.counters.origin_sessions_userspace.increment();
-    }
+    channel.count(Side::Origin);
 }
 
 /// Shared by the tasks of one worker.

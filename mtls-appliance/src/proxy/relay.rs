@@ -69,6 +69,8 @@ pub(super) struct Relay<'a> {
     pub(super) taking: Pace<'a>,
     /// Remaining lengths from here on are spliced, or why none is.
     pub(super) splice_from: Result<u64, DataPath>,
+    /// A body of so many bytes has both sessions handed over.
+    pub(super) hand_over_from: u64,
     /// Longest body; for framings that do not say the length beforehand.
     pub(super) limit: u64,
     pub(super) counters: &'a Counters,
@@ -104,6 +106,20 @@ impl Relay<'_> {
         self.counters.bytes_spliced.add(n as u64);
     }
 
+    /// Has the kernel take over if this body is large enough, of which so many bytes are known to be still to come.
+    fn hand_over(&self, announced: u64) -> Result<(), RelayError> {
+        if self.moved.get().total().saturating_add(announced) >= self.hand_over_from {
+            self.from.to_kernel().map_err(RelayError::From)?;
+            self.to.to_kernel().map_err(RelayError::To)?;
+        }
+        Ok(())
+    }
+
+    /// Whether so many bytes are to be spliced, and can be.
+    fn splices(&self, length: u64) -> bool {
+        self.splice_from.is_ok_and(|from| length >= from) && self.from.can_splice() && self.to.is_kernel()
+    }
+
     /// Writes what is pending.
     pub(super) async fn flush(&mut self) -> Result<(), RelayError> {
         if !self.pending.is_empty() {
@@ -133,6 +149,7 @@ impl Relay<'_> {
         let mut pipe = None;
         let mut rounds = 0;
         self.copying_at_first(length);
+        self.hand_over(length)?;
         while length > 0 {
             if !self.buffer.is_empty() {
                 let n = usize::try_from(length).unwrap_or(usize::MAX).min(self.buffer.len());
@@ -142,7 +159,7 @@ impl Relay<'_> {
                 self.buffer.consume(n);
                 self.copied(n);
                 length -= n as u64;
-            } else if self.splice_from.is_ok_and(|from| length >= from || pipe.is_some()) {
+            } else if self.splices(if pipe.is_some() { u64::MAX } else { length }) {
                 self.flush().await?;
                 match self.splice(&mut pipe, length).await? {
                     Some(n) => length -= n as u64,
@@ -213,7 +230,8 @@ impl Relay<'_> {
                 self.buffer.consume(n);
                 self.copied(n);
             }
-            if self.splice_from.is_ok() {
+            self.hand_over(0)?;
+            if self.splices(u64::MAX) {
                 self.flush().await?;
                 if self.splice(&mut pipe, SPLICE_AT_ONCE).await?.is_some() {
                     rounds += 1;
@@ -252,15 +270,18 @@ impl Relay<'_> {
                     }
                     return self.flush().await;
                 }
-                // Nothing is here yet: the rest goes on as one chunk if it is large enough to be spliced.
-                ChunkEvent::Data { available: 0, remaining } => match self.splice_from {
-                    Ok(from) if remaining >= from => remaining,
-                    _ => {
-                        self.read_on().await?;
-                        continue;
+                ChunkEvent::Data { available, remaining } => {
+                    self.hand_over(remaining)?;
+                    match available {
+                        // Nothing is here yet: the rest goes on as one chunk if it is large enough to be spliced.
+                        0 if self.splices(remaining) => remaining,
+                        0 => {
+                            self.read_on().await?;
+                            continue;
+                        }
+                        _ => available as u64,
                     }
-                },
-                ChunkEvent::Data { available, .. } => available as u64,
+                }
             };
             if !dechunk {
                 write_chunk_header(n, &mut self.pending);

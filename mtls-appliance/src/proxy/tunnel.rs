@@ -70,6 +70,8 @@ pub(super) struct Tunnel<'a> {
     pub(super) origin: &'a Channel,
     /// Reads of so many bytes, or of [`BULK`], are followed by splicing; or why none is.
     pub(super) splice_from: Result<u64, DataPath>,
+    /// Whether the kernel takes over sessions that are not there yet.
+    pub(super) hand_over: bool,
 }
 
 /// Counts a tunnel for as long as it is open.
@@ -123,11 +125,19 @@ impl Tunnel<'_> {
         let (up, down) = (Flow::new(up), Flow::new(down));
         let upwards = Direction { tunnel: &self, from: self.client, to: self.origin, flow: &up, pending: Vec::new() };
         let downwards = Direction { tunnel: &self, from: self.origin, to: self.client, flow: &down, pending: head };
+        let broken = |failure| End { failure: Some(failure), client_whole: false, origin_whole: false };
+        if self.hand_over {
+            if let Err(error) = self.client.to_kernel() {
+                return broken(Failure::client(error.reason(), 0));
+            }
+            if let Err(error) = self.origin.to_kernel() {
+                return broken(Failure::origin(error.reason(), 502));
+            }
+        }
         let mut upwards = pin!(upwards.pass(from_client));
         let mut downwards = pin!(downwards.pass(from_origin));
         let mut supervisor = pin!(self.supervise(&up, &down));
         let (mut up_ended, mut down_ended) = (false, false);
-        let broken = |failure| End { failure: Some(failure), client_whole: false, origin_whole: false };
         while !(up_ended && down_ended) {
             tokio::select! {
                 biased;
@@ -221,7 +231,7 @@ impl Direction<'_> {
             if rounds == 0 {
                 tokio::task::yield_now().await;
             }
-            if bulk {
+            if bulk && self.to.is_kernel() {
                 match self.splice().await? {
                     Filled::Bytes(n) => {
                         bulk = n >= SMALL;

@@ -70,6 +70,8 @@ counters! {
     origin_sessions_offloaded,
     /// Origin sessions kept in userspace.
     origin_sessions_userspace,
+    /// Sessions of either side handed to the kernel when a body reached `offload.hand_over_from`.
+    sessions_handed_over_later,
     /// Requests forwarded.
     requests,
     /// Requests sent once more: an idle origin connection had just been closed, or a fresh one broke unanswered.

@@ -61,6 +61,8 @@ data_paths! {
     UserspaceKernel = "userspace", "kernel_lacks_tls";
     /// The kernel does not do the cipher suite of one of the two sessions.
     UserspaceCipher = "userspace", "kernel_lacks_cipher";
+    /// No body has reached `offload.hand_over_from` on one of the two sessions.
+    UserspaceBelowThreshold = "userspace", "below_threshold";
     /// One of the two sessions could not be handed over.
     UserspaceHandOver = "userspace", "not_handed_over";
     /// No origin was asked: the appliance answered by itself, or reached none.

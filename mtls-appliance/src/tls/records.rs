@@ -34,9 +34,49 @@ pub fn complete_records(bytes: &[u8]) -> usize {
     end
 }
 
+/// Where one stands in a stream of records, by the bytes that were taken from it so far.
+#[derive(Debug, Default)]
+pub struct Position {
+    header: [u8; 5],
+    held: usize,
+    left: usize,
+}
+
+impl Position {
+    /// These bytes came next.
+    pub fn pass(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            if self.left > 0 {
+                let n = self.left.min(bytes.len());
+                self.left -= n;
+                bytes = &bytes[n..];
+                continue;
+            }
+            let n = (self.header.len() - self.held).min(bytes.len());
+            self.header[self.held..self.held + n].copy_from_slice(&bytes[..n]);
+            self.held += n;
+            bytes = &bytes[n..];
+            if let (5, [.., high, low]) = (self.held, self.header) {
+                self.held = 0;
+                self.left = usize::from(u16::from_be_bytes([high, low]));
+            }
+        }
+    }
+
+    /// How many bytes of the record at hand are still to come, or of its header; 0 between two records.
+    #[must_use]
+    pub fn missing(&self) -> usize {
+        match (self.left, self.held) {
+            (0, 0) => 0,
+            (0, held) => self.header.len() - held,
+            (left, _) => left,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{complete_records, first_record};
+    use super::{Position, complete_records, first_record};
 
     #[test]
     fn takes_whole_records_and_leaves_the_partial_one() {
@@ -61,5 +101,29 @@ mod tests {
     fn tells_the_first_record_from_the_next() {
         assert_eq!(first_record(&[22, 3, 3, 0, 2, 1, 2, 23, 3, 3, 0, 1, 9]), 7);
         assert_eq!(first_record(&[23, 3, 3, 0, 1, 9]), 6);
+    }
+
+    #[test]
+    fn knows_what_is_missing_wherever_the_stream_was_cut() {
+        let records: Vec<u8> =
+            [&[23, 3, 3, 0, 3, 1, 2, 3][..], &[21, 3, 3, 0, 0], &[22, 3, 3, 1, 0], &[9; 256]].concat();
+        // Behind so many bytes: what is missing then, by reading on one by one.
+        let expected = |at: usize| match at {
+            0 | 8 | 13 | 274 => 0,
+            1..5 => 5 - at,
+            5..8 => 8 - at,
+            9..13 => 13 - at,
+            14..18 => 18 - at,
+            _ => 274 - at,
+        };
+        for first in 0..=records.len() {
+            for second in first..=records.len() {
+                let mut position = Position::default();
+                position.pass(&records[..first]);
+                assert_eq!(position.missing(), expected(first));
+                position.pass(&records[first..second]);
+                assert_eq!(position.missing(), expected(second), "{first} {second}");
+            }
+        }
     }
 }

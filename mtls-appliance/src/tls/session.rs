@@ -2,11 +2,19 @@
 //!
 //! Wraps rustls's unbuffered connections, for clients and servers alike. It reads and writes no socket; that is done by
 //! [`super::handshake`] until the session is up and by [`crate::proxy::channel`] afterwards.
+//!
+//! A session may be handed to the kernel right behind the handshake or at any later time ([`Session::ready_to_leave`]).
+//! Three things must not stay behind here then. Bytes of the peer's records: the kernel begins at what the socket gives
+//! next, so whoever reads for a session that is to leave takes only what completes the record at hand
+//! ([`Session::missing`]). Bytes of ours: rustls has counted their records. And a key that the peer was not told of.
+//! Plaintext may stay: [`Session::into_parts`] gives it out, and it comes before what the kernel decrypts.
 
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus, WriteTraffic};
 use rustls::{Error, ProtocolVersion, SupportedCipherSuite};
+
+use super::records::Position;
 
 /// One side of a TLS connection.
 pub enum Connection {
@@ -32,6 +40,8 @@ pub struct Session {
     connection: Connection,
     /// Bytes from the peer that rustls has not consumed yet.
     incoming: Vec<u8>,
+    /// Where the bytes from the peer stand in its records.
+    position: Position,
     /// Bytes for the peer that were not written yet.
     outgoing: Vec<u8>,
     /// Plaintext that nobody has taken yet.
@@ -40,6 +50,8 @@ pub struct Session {
     peer_closed: bool,
     /// What rustls found wrong: it must not see those bytes again.
     failed: Option<Error>,
+    /// Records of application data, under all keys.
+    records_sent: u64,
     server_name: Option<String>,
 }
 
@@ -54,11 +66,13 @@ impl Session {
         Self {
             connection,
             incoming: Vec::new(),
+            position: Position::default(),
             outgoing: Vec::new(),
             plain: Vec::new(),
             plain_taken: 0,
             peer_closed: false,
             failed: None,
+            records_sent: 0,
             server_name: None,
         }
     }
@@ -70,6 +84,7 @@ impl Session {
     /// # Errors
     /// What rustls found wrong with the peer.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<Progress, Error> {
+        self.position.pass(bytes);
         self.incoming.extend_from_slice(bytes);
         self.advance()
     }
@@ -141,6 +156,7 @@ impl Session {
     pub fn encrypt(&mut self, data: &[u8]) -> Result<(), Error> {
         // An answer to a KeyUpdate must go out before anything that is encrypted with the new key.
         self.advance()?;
+        self.records_sent += data.len().div_ceil(16_384) as u64;
         self.write(Some(data))
     }
 
@@ -235,6 +251,40 @@ impl Session {
         self.incoming.len()
     }
 
+    /// How many bytes the record at hand still needs, or its header; 0 between two records.
+    pub fn missing(&self) -> usize {
+        self.position.missing()
+    }
+
+    /// Records of application data that were made here.
+    pub fn records_sent(&self) -> u64 {
+        self.records_sent
+    }
+
+    /// Whether somebody else could go on from here: nothing of the peer's records is held that would be lost, and
+    /// nothing of ours is due. Bytes that must go out first are [`Self::outgoing`] then.
+    ///
+    /// # Errors
+    /// The session cannot send (any more).
+    pub fn ready_to_leave(&mut self) -> Result<bool, Error> {
+        if self.missing() > 0 || !self.incoming.is_empty() || !self.outgoing.is_empty() {
+            return Ok(false);
+        }
+        self.announce_key()?;
+        Ok(self.outgoing.is_empty())
+    }
+
+    /// Makes an answer to a KeyUpdate, which rustls keeps back for the next data, outgoing. It encrypts with the new key
+    /// from then on, and the peer must not see that before it is told.
+    fn announce_key(&mut self) -> Result<(), Error> {
+        // To encrypt into no room at all: the announcement comes out of its place, and the byte stays where it is.
+        match &mut self.connection {
+            Connection::Server(server) => probe(server.process_tls_records(&mut self.incoming))?,
+            Connection::Client(client) => probe(client.process_tls_records(&mut self.incoming))?,
+        }
+        self.advance().map(drop)
+    }
+
     /// The connection's negotiated facts.
     pub fn facts(&self) -> Facts<'_> {
         let (suite, version, certificates) = match &self.connection {
@@ -325,6 +375,18 @@ fn write<D: Side>(
         Err(error) => Err(error),
     };
     (discard, traffic.and_then(|traffic| seal(traffic, outgoing, data)))
+}
+
+fn probe<D: Side>(status: UnbufferedStatus<'_, '_, D>) -> Result<(), Error> {
+    match status.state {
+        Ok(ConnectionState::WriteTraffic(mut traffic)) => match traffic.encrypt(&[0], &mut []) {
+            Err(EncryptError::InsufficientSize(_)) => Ok(()),
+            Err(error) => Err(Error::General(error.to_string())),
+            Ok(_) => Err(Error::General("a byte was encrypted into nothing".into())),
+        },
+        Ok(_) => Err(Error::General("the session cannot send".into())),
+        Err(error) => Err(error),
+    }
 }
 
 fn seal<D: Side>(mut traffic: WriteTraffic<'_, D>, outgoing: &mut Vec<u8>, data: Option<&[u8]>) -> Result<(), Error> {

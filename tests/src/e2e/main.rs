@@ -24,6 +24,7 @@ mod guard_interfaces;
 mod guard_stacked;
 mod guard_upgrade;
 mod guard_watch;
+mod hand_over;
 mod host;
 mod identity;
 mod leaving;
@@ -70,6 +71,7 @@ fn main() -> ExitCode {
         identity::CASES,
         refusals::CASES,
         records::CASES,
+        hand_over::CASES,
         strictness::CASES,
         conformance::CASES,
         bodies::CASES,

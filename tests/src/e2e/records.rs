@@ -229,11 +229,17 @@ fn nonces(mut wire: &[u8]) -> Vec<&[u8]> {
 }
 
 fn tls_1_2_uses_no_nonce_twice(lab: &Lab) -> anyhow::Result<()> {
-    // One that was used twice would give the key of the authentication away. Sessions change hands behind the Finished.
+    // One that was used twice would give the key of the authentication away. Sessions change hands behind the Finished, or
+    // behind the first small messages.
+    ["handshake", "16KiB"].into_iter().try_for_each(|from| nonces_differ(lab, from))
+}
+
+fn nonces_differ(lab: &Lab, from: &str) -> anyhow::Result<()> {
     let origin = Origin::start(lab, &Place::Here, OriginKind::ScriptedTls12, lab.free_address()?)?;
     let behind = Tap::new(origin.address())?;
     let settings = lab.settings(lab.free_address()?, behind.address)?;
     let settings = settings.set("tls.minimum_version", "1.2").set("origin.minimum_version", "1.2");
+    let settings = settings.set("offload.hand_over_from", from);
     let appliance = Appliance::start(lab, &Place::Here, &settings)?;
     let before = Tap::new(appliance.address())?;
     let tls = lab.tls("client-p256")?.only(&rustls::version::TLS12)?;

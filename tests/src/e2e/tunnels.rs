@@ -48,7 +48,7 @@ fn websocket(settings: Settings) -> Settings {
     allowing(settings, &["websocket"])
 }
 
-fn switch(client: &mut Client, target: &str) -> anyhow::Result<()> {
+pub(crate) fn switch(client: &mut Client, target: &str) -> anyhow::Result<()> {
     client.send_head("GET", target, &UPGRADE)?;
     switched(client)
 }

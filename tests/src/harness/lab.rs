@@ -46,14 +46,14 @@ impl Lab {
     }
 
     /// A configuration with everything at its usual: caller TLS 1.3, origin by CA, preset `mydata`, offload `auto`, no
-    /// guard.
+    /// guard. With `MTLS_HAND_OVER_FROM` in the environment that is `offload.hand_over_from`.
     ///
     /// # Errors
     /// Never for the addresses given; only if this text is broken.
     pub fn settings(&self, listen: SocketAddr, origin: SocketAddr) -> anyhow::Result<Settings> {
         let control = self.path("control.sock");
         let control = control.display();
-        Settings::parse(&format!(
+        let settings = Settings::parse(&format!(
             r#"
             [listener]
             addresses = ["{listen}"]
@@ -75,7 +75,11 @@ impl Lab {
             [control]
             socket = "{control}"
             "#
-        ))
+        ))?;
+        Ok(match std::env::var("MTLS_HAND_OVER_FROM") {
+            Ok(from) => settings.set("offload.hand_over_from", from),
+            Err(_) => settings,
+        })
     }
 
     /// A local address that nobody listens on.

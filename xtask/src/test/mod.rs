@@ -48,10 +48,11 @@ const BOTH: &str = r#"second=$1 at_once=$2; shift 2
 const LARGE_BODIES: &str = "MTLS_BIG_MIB";
 const LARGE_BODIES_USUALLY: u64 = 128;
 /// What says how much the tests do, or brings a run of theirs back: passed on to them.
-const PASSED_ON: [&str; 7] = [
+const PASSED_ON: [&str; 8] = [
     LARGE_BODIES,
     "MTLS_COST_ROUNDS",
     "MTLS_DIFFERENTIAL_SECONDS",
+    "MTLS_HAND_OVER_FROM",
     "MTLS_IDLE_CONNECTIONS",
     "MTLS_PLAN",
     "MTLS_SEED",

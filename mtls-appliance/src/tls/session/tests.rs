@@ -83,6 +83,13 @@ impl Peer {
         encrypter.encrypt(plain, *sequence - 1).unwrap().encode()
     }
 
+    fn key_update(&mut self, requested: bool) -> Vec<u8> {
+        let record = self.seal(HANDSHAKE, &[24, 0, 0, 1, u8::from(requested)]);
+        let secret = self.keys.update_tx_secret().unwrap();
+        self.sealing = sealing(&self.keys, secret);
+        record
+    }
+
     /// Opens whole records; follows key updates.
     fn open(&mut self, mut records: &[u8]) -> Vec<(ContentType, Vec<u8>)> {
         let mut opened = Vec::new();
@@ -122,6 +129,73 @@ fn half_a_message_does_not_keep_us_from_sending() {
     assert_eq!(session.undecrypted(), 0);
     session.close().unwrap();
     assert_eq!(peer.open(&sent(&mut session)), [(ContentType::Alert, vec![1, 0])]);
+}
+
+#[test]
+fn leaves_only_between_two_records() {
+    let (mut session, mut peer) = session();
+    assert!(session.ready_to_leave().unwrap());
+    for _ in 0..3 {
+        let record = peer.seal(DATA, b"request");
+        for (at, byte) in record.iter().enumerate() {
+            session.feed(&[*byte]).unwrap();
+            let missing = if at < 4 { 4 - at } else { record.len() - 1 - at };
+            assert_eq!(session.missing(), missing);
+            assert_eq!(session.ready_to_leave().unwrap(), missing == 0, "with {} bytes of a record", at + 1);
+        }
+    }
+    assert_eq!(session.into_parts().1, b"requestrequestrequest");
+}
+
+#[test]
+fn leaves_only_behind_a_whole_message() {
+    let (mut session, mut peer) = session();
+    let (first, rest) = (peer.seal(HANDSHAKE, &[24, 0]), peer.seal(HANDSHAKE, &[0, 1, 0]));
+    session.feed(&first).unwrap();
+    assert_eq!(session.missing(), 0);
+    assert!(!session.ready_to_leave().unwrap());
+    session.feed(&rest).unwrap();
+    assert!(session.ready_to_leave().unwrap());
+}
+
+#[test]
+fn the_peer_is_told_of_a_new_key_before_the_session_leaves() {
+    for requested in [false, true] {
+        let (mut session, mut peer) = session();
+        session.feed(&[peer.key_update(requested), peer.seal(DATA, b"request")].concat()).unwrap();
+        // Nothing says so beforehand.
+        assert!(session.outgoing().is_empty());
+        assert_eq!(session.ready_to_leave().unwrap(), !requested);
+        let told = peer.open(&sent(&mut session));
+        assert_eq!(told, if requested { vec![(HANDSHAKE, vec![24, 0, 0, 1, 0])] } else { vec![] });
+        assert!(session.ready_to_leave().unwrap());
+        let (Connection::Server(server), plain) = session.into_parts() else { panic!("not a server") };
+        assert_eq!(plain, b"request");
+        // The kernel goes on with what rustls gives away: the peer must be able to read it.
+        let (secrets, _) = server.dangerous_into_kernel_connection().unwrap();
+        let (mut kernel, sequence) = sealing(&peer.keys, secrets.tx);
+        assert_eq!(sequence, 0);
+        let plain =
+            OutboundPlainMessage { typ: DATA, version: ProtocolVersion::TLSv1_2, payload: (&b"answer"[..]).into() };
+        let record = kernel.encrypt(plain, sequence).unwrap().encode();
+        assert_eq!(peer.open(&record), [(DATA, b"answer".to_vec())]);
+        // And the other way round.
+        let record = peer.seal(DATA, b"more");
+        let (mut kernel, sequence) = opening(&peer.keys, secrets.rx);
+        let mut body = record[5..].to_vec();
+        let sealed = InboundOpaqueMessage::new(DATA, ProtocolVersion::TLSv1_2, &mut body);
+        assert_eq!(kernel.decrypt(sealed, sequence).unwrap().payload, b"more");
+    }
+}
+
+#[test]
+fn what_is_due_goes_out_before_the_session_leaves() {
+    let (mut session, mut peer) = session();
+    session.encrypt(b"answer").unwrap();
+    assert!(!session.ready_to_leave().unwrap());
+    assert_eq!(peer.open(&sent(&mut session)), [(DATA, b"answer".to_vec())]);
+    assert!(session.ready_to_leave().unwrap());
+    assert_eq!(session.records_sent(), 1);
 }
 
 #[test]
