@@ -151,6 +151,18 @@ fn close_notify_alone_is_no_leaving(lab: &Lab) -> anyhow::Result<()> {
 }
 
 fn a_connection_that_was_just_made_has_its_request_answered_at_sigterm(lab: &Lab) -> anyhow::Result<()> {
+    // A machine that is busy with something else may let a test sleep for longer than such a connection has.
+    for _ in 0..3 {
+        let begun = Instant::now();
+        match at_sigterm(lab) {
+            Err(_) if begun.elapsed() > Duration::from_secs(4) => {}
+            result => return result,
+        }
+    }
+    at_sigterm(lab)
+}
+
+fn at_sigterm(lab: &Lab) -> anyhow::Result<()> {
     let origin = lab.origin()?;
     let mut appliance = lab.appliance(&origin)?;
     let (mut asks, mut says_nothing) = (lab.client(&appliance)?, lab.client(&appliance)?);
