@@ -167,6 +167,10 @@ impl Survey {
             }
             for option in bytes::list(fields[at].value(buf)).filter(|option| !option.is_empty()) {
                 if option.eq_ignore_ascii_case(b"close") {
+                    // No field has this name (RFC 9112 9.6); one that does is for one hop as with any other option.
+                    if !self.close {
+                        nominate(buf, fields, option);
+                    }
                     self.close = true;
                 } else if option.eq_ignore_ascii_case(b"keep-alive") {
                     self.keep_alive = true;
@@ -181,9 +185,7 @@ impl Survey {
                     if nominations > MAX_NOMINATIONS {
                         return Err(HeadFault::ConnectionOption);
                     }
-                    for field in fields.iter_mut().filter(|field| field.name(buf).eq_ignore_ascii_case(option)) {
-                        field.nominated = true;
-                    }
+                    nominate(buf, fields, option);
                 }
             }
         }
@@ -202,6 +204,13 @@ impl Survey {
     /// Whether the sender wants the connection to persist (RFC 9112 9.3).
     pub(super) fn persistent(&self, version: Version) -> bool {
         !self.close && (version == Version::Http11 || self.keep_alive)
+    }
+}
+
+/// Marks the fields of that name as being for one hop (RFC 9110 7.6.1).
+fn nominate(buf: &[u8], fields: &mut Fields, name: &[u8]) {
+    for field in fields.iter_mut().filter(|field| field.name(buf).eq_ignore_ascii_case(name)) {
+        field.nominated = true;
     }
 }
 

@@ -175,7 +175,7 @@ const WRITTEN: &[(&str, &Exchange, bool, &str, &str)] = &[
         "9110 7.6.1 hop-by-hop fields removed, order kept",
         &GET,
         false,
-        "HTTP/1.1 200 Fine\r\nServer:  s\r\nConnection: x-hop, close\r\nX-Hop: 1\r\nKeep-Alive: 5\r\nTE: x\r\n\
+        "HTTP/1.1 200 Fine\r\nServer:  s\r\nConnection: x-hop, close\r\nX-Hop: 1\r\nClose: x\r\nKeep-Alive: 5\r\nTE: x\r\n\
          Proxy-Authenticate: b\r\nUpgrade: h2c\r\nContent-Length: 05\r\nSet-Cookie: a\r\nSet-Cookie: b\r\n\r\n",
         "HTTP/1.1 200 Fine\r\nServer: s\r\nSet-Cookie: a\r\nSet-Cookie: b\r\nContent-Length: 5\r\n\r\n",
     ),

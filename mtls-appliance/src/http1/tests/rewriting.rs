@@ -14,7 +14,8 @@ const ROWS: &[(&str, &str, &str)] = &[
     ),
     (
         "9110 7.6.1 Connection and what it nominates",
-        "GET / HTTP/1.1\r\nHost: h\r\nX-Hop: 1\r\nConnection: x-hop, close\r\nConnection: y\r\nY: 2\r\nZ: 3\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: h\r\nX-Hop: 1\r\nClose: 1\r\nConnection: x-hop, close\r\nConnection: y\r\nY: 2\r\n\
+         Z: 3\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: h\r\nZ: 3\r\n",
     ),
     (
