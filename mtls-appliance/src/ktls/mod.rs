@@ -12,4 +12,4 @@ mod sys;
 
 pub use session::KernelSession;
 pub use support::{NotOffloaded, NotSpliced, Support};
-pub use sys::unacknowledged;
+pub use sys::{look_again, unacknowledged};

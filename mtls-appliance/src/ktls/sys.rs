@@ -46,6 +46,28 @@ pub fn unacknowledged(socket: BorrowedFd<'_>) -> io::Result<u64> {
     Ok(u64::from(held.unsigned_abs()))
 }
 
+/// Has the kernel look at a TCP socket again: it pushes on what it holds back, and wakes who waits to write.
+///
+/// Kernel TLS says that it would block when it gets no memory for a record (`tcp_mem` is used up), and without bytes on their
+/// way no acknowledgement will come that wakes anybody. Setting this option calls the same function as an
+/// acknowledgement does (`sk_write_space`; `tcp(7)`, `net/ipv4/tcp.c`); 0 is what the option is anyway.
+///
+/// # Errors
+/// No TCP socket.
+pub fn look_again(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let usual: libc::c_int = 0;
+    // SAFETY: the option is one `int`, which lives through the call.
+    check(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_NOTSENT_LOWAT,
+            (&raw const usual).cast(),
+            mem::size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    })
+}
+
 /// Sets the upper layer protocol of an established TCP socket to `tls`.
 pub(super) fn enable(socket: BorrowedFd<'_>) -> io::Result<()> {
     let name = b"tls";

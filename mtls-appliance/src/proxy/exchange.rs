@@ -100,6 +100,24 @@ impl Failure {
         Self::client("client_gone", 0)
     }
 
+    /// What was to go to the client did not.
+    fn to_client(error: &ChannelError) -> Self {
+        match error {
+            ChannelError::NoMemory => Self::own(error.reason()),
+            ChannelError::TooSlow => Self::client("response_read_too_slow", 0),
+            error => Self::client(error.reason(), 0),
+        }
+    }
+
+    /// What was to go to the origin did not, and there is no answer either.
+    fn to_origin(error: &ChannelError) -> Option<Self> {
+        match error {
+            ChannelError::NoMemory => Some(Self { status: 503, ..Self::own(error.reason()) }),
+            ChannelError::TooSlow => Some(Self::origin("request_read_too_slow", 504)),
+            _ => None,
+        }
+    }
+
     /// Nobody's fault: we ended it.
     pub(super) fn own(reason: &'static str) -> Self {
         Self { blame: "appliance", reason, status: 0 }
@@ -307,8 +325,9 @@ impl Request<'_> {
                     }
                     Err(fault) => {
                         let in_step = matches!(uploaded, Some(Ok(())));
-                        if matches!(uploaded, Some(Err(RelayError::To(ChannelError::TooSlow)))) {
-                            let failure = Failure::origin("request_read_too_slow", 504);
+                        if let Some(Err(RelayError::To(error))) = &uploaded
+                            && let Some(failure) = Failure::to_origin(error)
+                        {
                             return Err(answer.broken(failure, false, false));
                         }
                         // A reused connection that broke before a single byte of an answer: it had been closed.
@@ -377,8 +396,7 @@ impl Request<'_> {
             }),
             Err(error) => {
                 let failure = match &error {
-                    RelayError::To(ChannelError::TooSlow) => Failure::client("response_read_too_slow", 0),
-                    RelayError::To(_) => Failure::client(error.reason(), 0),
+                    RelayError::To(error) => Failure::to_client(error),
                     RelayError::From(ChannelError::TooSlow) => Failure::origin("response_body_too_slow", 502),
                     _ => Failure::origin(error.reason(), 502),
                 };
@@ -545,7 +563,7 @@ impl<'a> Answer<'a> {
         }
         let out = self.take(head, plan);
         if !out.is_empty() {
-            self.client.write_all(&[&out], patience).await.map_err(|error| Failure::client(error.reason(), 0))?;
+            self.client.write_all(&[&out], patience).await.map_err(|error| Failure::to_client(&error))?;
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use serde::{Serialize, Serializer};
 
+use super::channel::ChannelError;
 use super::exchange::Outcome;
 use crate::app::Shared;
 use crate::http1::RequestHead;
@@ -197,6 +198,7 @@ pub(super) fn request(
     if let Some(failure) = &outcome.failure {
         let class = match failure.blame {
             "client" => "request_refused",
+            "appliance" if failure.reason == ChannelError::NoMemory.reason() => "request_failed",
             "appliance" => "tunnel_ended",
             _ => "origin_failed",
         };

@@ -92,6 +92,8 @@ counters! {
     bytes_spliced,
     /// Body and tunnel bytes copied through userspace, in both directions.
     bytes_copied,
+    /// Times that the kernel had no memory to send with (`net.ipv4.tcp_mem`): a session waited for it.
+    sends_without_memory,
     /// TLS control records consumed after the hand-over, by connections that have ended.
     control_records,
     /// Traffic keys renewed in the kernel, in either direction.

@@ -87,34 +87,36 @@ pub(crate) fn name_the_slow() {
 /// Modules that keep the whole machine busy. They stand at the end of the list, and begin when all others have ended, whose
 /// deadlines they would tear.
 const BUSY: [&str; 3] = ["load", "differential", "soak"];
+/// Modules that take something from the whole machine: at the very end, one test at a time.
+const ALONE: [&str; 1] = ["starving"];
 
-/// How many tests of other modules run.
-static OTHERS: Mutex<usize> = Mutex::new(0);
-static OTHERS_ENDED: Condvar = Condvar::new();
+/// How many tests run: of most modules, of busy ones, of those that run alone.
+static TURNS: Mutex<[usize; 3]> = Mutex::new([0; 3]);
+static TURN_ENDED: Condvar = Condvar::new();
 
 /// The time of one test.
 struct Turn {
-    counted: bool,
+    kind: usize,
 }
 
 impl Turn {
     fn of(module: &str) -> Self {
-        let mut others = OTHERS.lock().unwrap_or_else(PoisonError::into_inner);
-        let counted = !BUSY.contains(&module);
-        if counted {
-            *others += 1;
-        } else {
-            drop(OTHERS_ENDED.wait_while(others, |others| *others > 0));
-        }
-        Self { counted }
+        let (kind, before) = match module {
+            module if ALONE.contains(&module) => (2, 3),
+            module if BUSY.contains(&module) => (1, 1),
+            _ => (0, 0),
+        };
+        let turns = TURNS.lock().unwrap_or_else(PoisonError::into_inner);
+        let wait = |turns: &mut [usize; 3]| turns[..before].iter().any(|running| *running > 0);
+        let mut turns = TURN_ENDED.wait_while(turns, wait).unwrap_or_else(PoisonError::into_inner);
+        turns[kind] += 1;
+        Self { kind }
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        if self.counted {
-            *OTHERS.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
-            OTHERS_ENDED.notify_all();
-        }
+        TURNS.lock().unwrap_or_else(PoisonError::into_inner)[self.kind] -= 1;
+        TURN_ENDED.notify_all();
     }
 }

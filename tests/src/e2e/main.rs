@@ -47,6 +47,7 @@ mod service;
 mod sites;
 mod soak;
 mod socket_activation;
+mod starving;
 mod strictness;
 mod take_over;
 mod truncation;
@@ -110,7 +111,7 @@ fn main() -> ExitCode {
         service::CASES,
         lockout::CASES,
     ];
-    let busy = [load::CASES, differential::CASES, soak::CASES];
+    let busy = [load::CASES, differential::CASES, soak::CASES, starving::CASES];
     let cases = spread(&with_guard.concat(), &free.concat()).into_iter().chain(busy.concat());
     let trials = cases.map(Case::trial).collect();
     case::name_the_slow();

@@ -7,12 +7,12 @@ mod hand_over;
 mod patience;
 mod send;
 mod splice;
+mod starving;
 
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -21,18 +21,16 @@ use tokio::time::{Instant, timeout_at};
 use hand_over::Course;
 pub use patience::{ChannelError, Patience};
 pub use splice::Filled;
+use starving::Starving;
 
 use super::buffer::Buffer;
 use crate::ktls::session::{KernelError, REKEY_AFTER_RECORDS, Received};
-use crate::ktls::{KernelSession, NotOffloaded, unacknowledged};
+use crate::ktls::{KernelSession, NotOffloaded};
 use crate::telemetry::Counters;
 use crate::tls::session::Session;
 
 /// Ciphertext read at once in userspace.
 const READ_AT_ONCE: usize = 64 * 1024;
-/// How often a peer that takes nothing into its window is looked at: it may still take what the socket holds.
-const LOOK: Duration = Duration::from_secs(1);
-
 thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_AT_ONCE]);
 }
@@ -81,6 +79,8 @@ pub struct Channel {
     closed: Cell<bool>,
     /// We have said close_notify.
     finished: Cell<bool>,
+    /// The kernel has no memory for what is to be sent.
+    starving: Cell<Option<Starving>>,
     counters: Arc<Counters>,
 }
 
@@ -132,6 +132,7 @@ impl Channel {
             side: Cell::new(None),
             closed: Cell::new(false),
             finished: Cell::new(false),
+            starving: Cell::new(None),
             counters,
         }
     }
@@ -324,12 +325,11 @@ impl Channel {
     /// Time is up, or the socket failed.
     pub async fn readable(&self, patience: Patience<'_>) -> Result<(), ChannelError> {
         let begin = Instant::now();
-        let ready = timeout_at(patience.deadline(), self.tcp.readable()).await;
+        let ready = timeout_at(patience.deadline(begin), self.tcp.readable()).await;
         if let Patience::Pace(pace) = patience {
             pace.waited(begin.elapsed());
-            return ready.map_or_else(|_| Err(pace.verdict()), |result| Ok(result?));
         }
-        ready.map_or(Err(ChannelError::TimedOut), |result| Ok(result?))
+        ready.map_or_else(|_| Err(patience.verdict()), |result| Ok(result?))
     }
 
     /// Waits until the peer has closed its side of the connection (FIN) or reset it, whatever is still there to be read.
@@ -352,35 +352,6 @@ impl Channel {
             biased;
             () = self.gone() => true,
             () = std::future::ready(()) => false,
-        }
-    }
-
-    async fn writable(&self, patience: Patience<'_>) -> Result<(), ChannelError> {
-        let Patience::Pace(pace) = patience else {
-            let ready = timeout_at(patience.deadline(), self.tcp.writable()).await;
-            return ready.map_or(Err(ChannelError::TimedOut), |result| Ok(result?));
-        };
-        // The socket may hold megabytes, and takes more only when a good part of them is gone: what the peer takes
-        // meanwhile is seen by what it has acknowledged.
-        let mut advanced = Instant::now();
-        let mut looked = advanced;
-        let mut held = unacknowledged(self.tcp.as_fd())?;
-        loop {
-            let deadline = pace.deadline(advanced);
-            let ready = timeout_at(deadline.min(looked + LOOK), self.tcp.writable()).await;
-            let now = Instant::now();
-            pace.waited(now - looked);
-            let holds = unacknowledged(self.tcp.as_fd())?;
-            if holds < held {
-                pace.advanced(held - holds);
-                advanced = now;
-            }
-            (looked, held) = (now, holds);
-            match ready {
-                Ok(result) => return Ok(result?),
-                Err(_) if now >= deadline && now != advanced => return Err(pace.verdict()),
-                Err(_) => {}
-            }
         }
     }
 }

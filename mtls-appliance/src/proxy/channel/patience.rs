@@ -20,11 +20,20 @@ pub enum Patience<'a> {
 }
 
 impl Patience<'_> {
-    pub(super) fn deadline(self) -> Instant {
+    /// Until when to wait for a peer that last advanced at `advanced`.
+    pub(super) fn deadline(self, advanced: Instant) -> Instant {
         match self {
-            Self::Stall(duration) => Instant::now() + duration,
+            Self::Stall(duration) => advanced + duration,
             Self::Until(instant) => instant,
-            Self::Pace(pace) => pace.deadline(Instant::now()),
+            Self::Pace(pace) => pace.deadline(advanced),
+        }
+    }
+
+    /// Why a deadline has passed.
+    pub(super) fn verdict(self) -> ChannelError {
+        match self {
+            Self::Stall(_) | Self::Until(_) => ChannelError::TimedOut,
+            Self::Pace(pace) => pace.verdict(),
         }
     }
 }
@@ -41,6 +50,9 @@ pub enum ChannelError {
     /// The peer advanced, but too slowly on average.
     #[error("the peer was too slow")]
     TooSlow,
+    /// The kernel had no memory for what was to be sent.
+    #[error("the kernel had no memory to send with (net.ipv4.tcp_mem)")]
+    NoMemory,
     /// In the kernel.
     #[error(transparent)]
     Kernel(#[from] KernelError),
@@ -59,6 +71,7 @@ impl ChannelError {
             Self::Truncated => "truncated",
             Self::TimedOut => "timed_out",
             Self::TooSlow => "too_slow",
+            Self::NoMemory => "no_memory",
             Self::Kernel(KernelError::Record(error)) => error.reason(),
             Self::Kernel(KernelError::Alert(_)) | Self::Tls(rustls::Error::AlertReceived(_)) => "alert_received",
             Self::Kernel(KernelError::KeyUpdate(_)) => "key_update_not_possible",

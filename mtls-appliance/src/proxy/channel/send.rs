@@ -63,6 +63,7 @@ impl Channel {
         match written {
             Ok(Ok(n)) => {
                 session.sent(n);
+                self.starving.set(None);
                 Ok(Some(n))
             }
             Ok(Err(error)) => Err(error.into()),
@@ -179,6 +180,7 @@ impl Channel {
                     let sent = self.tcp.try_io(Interest::WRITABLE, || session.send_close_notify(self.tcp.as_fd()));
                     match sent {
                         Ok(()) => {
+                            self.starving.set(None);
                             self.finished.set(true);
                             break;
                         }

@@ -90,6 +90,7 @@ impl Channel {
                     });
                     if let Ok(Ok(n)) = moved {
                         session.sent(n);
+                        self.starving.set(None);
                     }
                     moved
                 }
