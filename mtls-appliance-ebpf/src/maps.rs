@@ -7,8 +7,8 @@ use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use mtls_appliance_common::event::EventWords;
 use mtls_appliance_common::layout::{
-    AddressKey, EVENT_BYTES, Generation, MAX_ADDRESSES, MAX_ORGANISATIONS, MAX_PREFIXES, MAX_SOURCES, OrganisationSlot,
-    PORT_WORDS, Policy, REASON_SLOTS, SourceKey, address_key, port_bit, reason_counter, source_key,
+    AddressKey, EVENT_BYTES, Generation, MAX_ADDRESSES, MAX_ORGANISATIONS, MAX_PREFIXES, MAX_SOURCES, NoteWords,
+    OrganisationSlot, PORT_WORDS, Policy, REASON_SLOTS, SourceKey, address_key, port_bit, reason_counter, source_key,
 };
 use mtls_appliance_common::{Address, Judgement, Reason, Tables};
 
@@ -42,6 +42,8 @@ static GUARD_ORGS: PerCpuArray<u64> = PerCpuArray::with_max_entries(2 * MAX_ORGA
 static GUARD_ORG_SLOTS: Array<OrganisationSlot> = Array::with_max_entries(MAX_ORGANISATIONS, 0);
 #[map]
 static GUARD_SAMPLE: Array<u64> = Array::with_max_entries(1, 0);
+#[map]
+static GUARD_NOTE: Array<NoteWords> = Array::with_max_entries(1, 0);
 #[map]
 static GUARD_EVENTS: RingBuf = RingBuf::with_byte_size(EVENT_BYTES, 0);
 #[map]

@@ -66,6 +66,8 @@ pub mod map {
     pub const ORGANISATION_SLOTS: &str = "GUARD_ORG_SLOTS";
     /// `[u64; 1]`: when the next sampled event is due, see [`crate::pace`].
     pub const SAMPLE: &str = "GUARD_SAMPLE";
+    /// `[NoteWords; 1]`: why the guard is attached as it is, for people: UTF-8, padded with zeros. No packet depends on it.
+    pub const NOTE: &str = "GUARD_NOTE";
     /// Ring of [events](crate::event). Not pinned: it belongs to the program, so that a daemon never reads, nor takes away,
     /// what another one is to read.
     pub const EVENTS: &str = "GUARD_EVENTS";
@@ -264,6 +266,9 @@ impl OrganisationSlot {
     }
 }
 
+/// A text of at most 256 bytes.
+pub type NoteWords = [u64; 32];
+
 const _: () = assert!(size_of::<OrganisationSlot>() == size_of::<OrganisationSlotWords>());
 
 #[cfg(test)]
@@ -285,6 +290,7 @@ mod tests {
             map::ORGANISATIONS,
             map::ORGANISATION_SLOTS,
             map::SAMPLE,
+            map::NOTE,
             map::EVENTS,
             map::SCRATCH,
             PROGRAM,

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::WithConfig;
 use crate::app::{Failure, guard_failure};
 use crate::config::{self, Config};
-use crate::guard::{AttachTurn, Guard, Guards, PinnedGuard, forgotten, forgotten_warning};
+use crate::guard::{AttachTurn, Guard, GuardError, Guards, PinnedGuard, forgotten, forgotten_warning};
 use crate::{control, registry};
 
 #[derive(Debug, Subcommand)]
@@ -30,7 +30,8 @@ pub(super) enum Command {
     /// Detach the guard from its interfaces and remove its pins: the guarded ports are open to everybody afterwards.
     /// --interface may name one that is not configured any more.
     Detach(AtInterfaces),
-    /// Show the guard at its interfaces as its pins show it, with or without an appliance that runs; changes nothing.
+    /// Show the guard at its interfaces as its pins show it, with or without an appliance that runs; changes nothing. Exit
+    /// code 1 when one of them is not guarded; the others are shown all the same.
     Status {
         #[command(flatten)]
         at: AtInterfaces,
@@ -253,19 +254,28 @@ fn status(at: &AtInterfaces, as_json: bool) -> Result<(), Failure> {
         Ok(held) => (held, None),
         Err(failure) => (Held(Value::Null), Some(failure.to_string())),
     };
-    let mut found = Vec::new();
-    for pinned in chosen.open()? {
-        let (status, counters) = (pinned.status().map_err(guard_failure)?, pinned.counters().map_err(guard_failure)?);
-        found.push((held.by(pinned.interface()), status, Ok(counters)));
+    let (mut found, mut without) = (Vec::new(), Vec::new());
+    for interface in &chosen.interfaces {
+        let look = || {
+            let pinned = PinnedGuard::open(&chosen.guard, interface)?;
+            Ok((pinned.status()?, pinned.counters()?))
+        };
+        match look() {
+            Ok((status, counters)) => found.push((held.by(interface), status, Ok(counters))),
+            Err(error) => without.push((interface, error)),
+        }
     }
     for interface in forgotten(&chosen.guard) {
         eprintln!("mtls-appliance: {}", forgotten_warning(&interface));
     }
     if as_json {
+        let unguarded =
+            |(interface, error): &(&String, GuardError)| json!({ "interface": interface, "why": error.to_string() });
         let mut told = control::guard_json(found);
         told["held_by_unknown"] = json!(unknown);
+        told["unguarded"] = without.iter().map(unguarded).collect();
         println!("{told}");
-        return Ok(());
+        return all_are_guarded(without);
     }
     for (holder, status, counters) in &found {
         let held = match (holder, &unknown) {
@@ -276,7 +286,15 @@ fn status(at: &AtInterfaces, as_json: bool) -> Result<(), Failure> {
         println!("{}: guarded, {held}", status.interface);
         print!("{}{}", show::status(status), counters.as_ref().map(show::counters).unwrap_or_default());
     }
-    Ok(())
+    all_are_guarded(without)
+}
+
+/// Fails, and names all that are not, when some interfaces have no guard.
+fn all_are_guarded(without: Vec<(&String, GuardError)>) -> Result<(), Failure> {
+    let mut failures = without.into_iter().map(|(_, error)| error);
+    let Some(first) = failures.next() else { return Ok(()) };
+    failures.for_each(|error| eprintln!("mtls-appliance: {error}"));
+    Err(guard_failure(first))
 }
 
 fn test(at: &AtInterfaces, packet: &Packet, as_json: bool) -> Result<(), Failure> {

@@ -73,7 +73,8 @@ pub(super) fn attach(config: &config::Guard, interface: &str, registry: &Registr
             // The pin holds the link; this handle is not needed any more.
             drop(program.take_link(id));
             let mode = interface.xdp.map_or(AttachedMode::Generic, AttachedMode::of);
-            (mode, "as the earlier run that it was taken over from".to_owned())
+            // Why it was attached so is in the maps of that run, if those are the ones that go on.
+            (mode, tables.note()?.unwrap_or_else(|| "as the earlier run that it was taken over from".to_owned()))
         }
         None => {
             let (link, mode, why) = attach_anew(program, config, &interface)?;
@@ -83,6 +84,9 @@ pub(super) fn attach(config: &config::Guard, interface: &str, registry: &Registr
             pins.remove_dead_link()?;
             // From here on the pin holds the link, and this handle is not needed any more.
             link.pin(pins.link()).map_err(GuardError::kernel("pinning the link"))?;
+            if let Err(error) = tables.set_note(&why) {
+                log::warn!(target: "guard", "{}: `guard status` will not know why it is {mode}: {error}", interface.name);
+            }
             (mode, why)
         }
     };

@@ -108,7 +108,7 @@ impl PinnedGuard {
             attached: true,
             mode: status::mode(found.policy),
             attached_as: self.mode,
-            why: None,
+            why: self.tables.note()?,
             program_id: self.program_id,
             verified_instructions: info.and_then(|info| info.verified_instruction_count()),
             taken_over: None,

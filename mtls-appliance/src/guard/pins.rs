@@ -16,7 +16,7 @@ use super::GuardError;
 use super::error::chain;
 
 /// The maps that are pinned. Others (the ring of log records) are the daemon's own.
-pub(super) const PINNED_MAPS: [&str; 15] = [
+pub(super) const PINNED_MAPS: [&str; 16] = [
     map::ACTIVE,
     map::POLICY,
     map::PORTS,
@@ -32,6 +32,7 @@ pub(super) const PINNED_MAPS: [&str; 15] = [
     map::ORGANISATIONS,
     map::ORGANISATION_SLOTS,
     map::SAMPLE,
+    map::NOTE,
 ];
 
 const LINK: &str = "link";

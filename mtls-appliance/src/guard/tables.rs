@@ -15,7 +15,7 @@ use aya::maps::{Array, HashMap as BpfHashMap, LpmTrie, Map, MapData, MapError, P
 use ipnet::IpNet;
 use mtls_appliance_common::Address;
 use mtls_appliance_common::layout::{
-    AddressKey, Generation, MANAGEMENT, MAX_ADDRESSES, MAX_ORGANISATIONS, MAX_PREFIXES, OrganisationSlot,
+    AddressKey, Generation, MANAGEMENT, MAX_ADDRESSES, MAX_ORGANISATIONS, MAX_PREFIXES, NoteWords, OrganisationSlot,
     OrganisationSlotWords, PORT_WORDS, Policy, PolicyWords, SourceKey, address_key, map, port_bit,
 };
 
@@ -40,6 +40,7 @@ pub(super) struct Tables {
     reasons: PerCpuArray<MapData, u64>,
     organisations: PerCpuArray<MapData, u64>,
     slot_map: Array<MapData, OrganisationSlotWords>,
+    note: Array<MapData, NoteWords>,
     /// What is in `slot_map`, up to the first slot that was never used.
     slots: Vec<OrganisationSlot>,
 }
@@ -91,6 +92,7 @@ impl Tables {
             reasons: find(map::REASONS)?.try_into()?,
             organisations: find(map::ORGANISATIONS)?.try_into()?,
             slot_map: find(map::ORGANISATION_SLOTS)?.try_into()?,
+            note: find(map::NOTE)?.try_into()?,
             slots: Vec::new(),
         })
     }
@@ -171,6 +173,18 @@ impl Tables {
     /// Stores that the daemon is there: now, by the clock that the program reads.
     pub(super) fn beat(&mut self) -> Result<(), GuardError> {
         self.heartbeat.set(0, now(), 0).map_err(GuardError::kernel("writing a sign of life"))
+    }
+
+    /// Keeps for later why the guard is attached as it is; what is longer than the map is cut off.
+    pub(super) fn set_note(&mut self, text: &str) -> Result<(), GuardError> {
+        let mut words = NoteWords::default();
+        let fits = text.floor_char_boundary(size_of::<NoteWords>());
+        for (word, bytes) in words.iter_mut().zip(text.as_bytes()[..fits].chunks(8)) {
+            let mut padded = [0; 8];
+            padded[..bytes.len()].copy_from_slice(bytes);
+            *word = u64::from_ne_bytes(padded);
+        }
+        self.note.set(0, words, 0).map_err(GuardError::kernel("writing why the guard is attached as it is"))
     }
 
     /// The one step in which every packet from now on is judged by what was filled in. Packets look at the lowest bit

@@ -280,6 +280,16 @@ fn commands_are_about_all_interfaces_or_the_one_that_is_named(lab: &Lab) -> anyh
     let unguarded = run("guard status")?;
     ensure!(unguarded.status.code() == Some(EXIT_ENVIRONMENT), "{}", unguarded.output());
     ensure!(unguarded.stderr.contains("the guard of front"), "{}", unguarded.output());
+    ensure!(
+        unguarded.stdout.contains("side: guarded") && !unguarded.stdout.contains("front"),
+        "{}",
+        unguarded.output()
+    );
+    let unguarded = run("guard status --json")?;
+    let told: Value = serde_json::from_str(&unguarded.stdout)?;
+    ensure!(unguarded.status.code() == Some(EXIT_ENVIRONMENT), "{}", unguarded.output());
+    ensure!(told["interfaces"][0]["status"]["interface"] == SIDE && told["interfaces"][1].is_null(), "{told}");
+    ensure!(told["unguarded"][0]["interface"] == Net::FRONT && told["unguarded"][1].is_null(), "{told}");
     let unknown = run("guard status --interface back")?;
     ensure!(unknown.status.code() == Some(EXIT_CONFIGURATION), "{}", unknown.output());
     ensure!(unknown.stderr.contains("front, side"), "{}", unknown.output());

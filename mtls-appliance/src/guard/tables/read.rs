@@ -74,6 +74,13 @@ impl Tables {
         Ok(GuardCounters { reasons, organisations })
     }
 
+    /// Why the guard is attached as it is, as [`Tables::set_note`] has left it; `None` when nothing was.
+    pub(in crate::guard) fn note(&self) -> Result<Option<String>, GuardError> {
+        let words = self.note.get(&0, 0).map_err(GuardError::kernel("reading why the guard is attached as it is"))?;
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).take_while(|byte| *byte != 0).collect();
+        Ok(Some(String::from_utf8_lossy(&bytes).into_owned()).filter(|text| !text.is_empty()))
+    }
+
     /// How long ago the daemon gave its last sign of life, in nanoseconds.
     pub(in crate::guard) fn silent_ns(&self) -> Result<u64, GuardError> {
         let heartbeat = self.heartbeat.get(&0, 0).map_err(GuardError::kernel("reading the sign of life"))?;
