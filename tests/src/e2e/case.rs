@@ -49,8 +49,14 @@ impl Case {
 /// After this long a test is named although it has not ended: the runner names those that have.
 const LONG: Duration = Duration::from_secs(180);
 
+/// So many of the tests that took longest are named in the end.
+const SLOWEST: usize = 20;
+
 /// The tests that run, and since when; named only once.
 static RUNNING: Mutex<Vec<(Case, Instant, bool)>> = Mutex::new(Vec::new());
+
+/// The tests that have run, and for how long.
+static RAN: Mutex<Vec<(Duration, Case)>> = Mutex::new(Vec::new());
 
 /// A test that runs.
 struct Running(Case);
@@ -65,7 +71,21 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
-        running.retain(|(case, ..)| (case.module, case.name) != (self.0.module, self.0.name));
+        let this = running.iter().position(|(case, ..)| (case.module, case.name) == (self.0.module, self.0.name));
+        if let Some((case, since, _)) = this.map(|at| running.swap_remove(at)) {
+            RAN.lock().unwrap_or_else(PoisonError::into_inner).push((since.elapsed(), case));
+        }
+    }
+}
+
+/// Names the tests that took longest, which decide how long all of them take.
+pub(crate) fn name_the_slowest() {
+    let mut ran = std::mem::take(&mut *RAN.lock().unwrap_or_else(PoisonError::into_inner));
+    ran.sort_by_key(|(time, _)| std::cmp::Reverse(*time));
+    let all: Duration = ran.iter().map(|(time, _)| time).sum();
+    println!("the tests took {:.0} s, one after the other; longest of all:", all.as_secs_f64());
+    for (time, case) in ran.iter().take(SLOWEST) {
+        println!("{:7.1} s  {}::{}", time.as_secs_f64(), case.module, case.name);
     }
 }
 

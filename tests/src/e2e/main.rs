@@ -116,6 +116,7 @@ fn main() -> ExitCode {
     let trials = cases.map(Case::trial).collect();
     case::name_the_slow();
     let conclusion = libtest_mimic::run(&Arguments::from_args(), trials);
+    case::name_the_slowest();
     harness::clean_up();
     conclusion.exit_code()
 }

@@ -9,18 +9,22 @@ use mtls_appliance_tests::harness::{
 };
 
 use crate::case::cases;
+use crate::effort::emulated;
 
 cases!("memory":
     connections_in_their_worst_state_cost_no_more_than_stated,
     what_a_caller_does_not_read_is_bounded_by_the_socket_buffer,
 );
 
-/// Connections at once in the worst state.
-const CONNECTIONS: u64 = 24;
 /// More than all the buffers on the way hold (the callers' and the origin's sockets are as large as the system lets them be).
 const LARGE: usize = 400_000_000;
 /// `limits.head_bytes` here and by default, in KiB.
 const HEAD: u64 = 32;
+
+/// Connections at once in the worst state.
+fn connections() -> u64 {
+    if emulated() { 12 } else { 24 }
+}
 
 /// What ARCHITECTURE.md states for one connection, in KiB.
 fn stated() -> u64 {
@@ -54,12 +58,12 @@ fn worst(lab: &Lab, appliance: &Appliance) -> anyhow::Result<(u64, u64)> {
             let client = Client::connect(&place, appliance.address(), &tls)?;
             wedge(client.narrow()?.patient(Duration::from_secs(2))?, &piece)
         };
-        let threads: Vec<_> = (0..CONNECTIONS).map(|_| scope.spawn(one)).collect();
+        let threads: Vec<_> = (0..connections()).map(|_| scope.spawn(one)).collect();
         threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| anyhow::bail!("a caller panicked"))).collect()
     });
     let wedged = wedged.with_context(|| format!("{:?}", appliance.events("request").get(1)))?;
     let full = resident_kib(appliance.pid())?;
-    ensure!(appliance.counter("connections_open")? == CONNECTIONS);
+    ensure!(appliance.counter("connections_open")? == connections());
     for client in wedged {
         client.reset()?;
     }
@@ -71,7 +75,7 @@ fn worst(lab: &Lab, appliance: &Appliance) -> anyhow::Result<(u64, u64)> {
 }
 
 fn connections_in_their_worst_state_cost_no_more_than_stated(lab: &Lab) -> anyhow::Result<()> {
-    need_descriptors(CONNECTIONS * 4 + 200)?;
+    need_descriptors(connections() * 4 + 200)?;
     let origin = lab.origin()?;
     // What one worker keeps, another cannot use.
     let mut appliance = lab.appliance_with(&origin, |s| patient(s).set("listener.workers", 1))?;
@@ -80,15 +84,16 @@ fn connections_in_their_worst_state_cost_no_more_than_stated(lab: &Lab) -> anyho
     let (full, after) = worst(lab, &appliance)?;
     let (second, _) = worst(lab, &appliance)?;
     let (third, end) = worst(lab, &appliance)?;
-    let each = full.saturating_sub(start) / CONNECTIONS;
+    let each = full.saturating_sub(start) / connections();
     println!(
-        "memory: {CONNECTIONS} connections in their worst state: {each} KiB each, {} stated; {start} KiB resident before, \
+        "memory: {} connections in their worst state: {each} KiB each, {} stated; {start} KiB resident before, \
          {full} with them, {after} after, {second} and {third} with as many again, {end} in the end",
+        connections(),
         stated()
     );
     ensure!(each <= stated(), "{each} KiB for each connection, {} stated", stated());
     // The allocator may keep what was freed for the next ones, who then must do with it.
-    ensure!(second.max(third).saturating_sub(start) <= CONNECTIONS * stated(), "{second}, then {third} KiB resident");
+    ensure!(second.max(third).saturating_sub(start) <= connections() * stated(), "{second}, then {third} KiB resident");
     ensure!(appliance.counter("bytes_copied")? + appliance.counter("bytes_spliced")? > 0);
     appliance.must_be_alive()
 }

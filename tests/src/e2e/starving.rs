@@ -27,7 +27,7 @@ const TCP_MEM: &str = "/proc/sys/net/ipv4/tcp_mem";
 const CALLERS: usize = 6;
 /// How long memory lacks at a time, and how often: what is written meets that sooner or later.
 const LACK: Duration = Duration::from_millis(300);
-const LACKS: u32 = 20;
+const LACKS: u32 = 10;
 /// What TCP itself may need to recover what was dropped meanwhile (its time-outs double), on an emulated machine.
 const RECOVERED: Duration = Duration::from_secs(15);
 
