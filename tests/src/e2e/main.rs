@@ -37,6 +37,7 @@ mod origin_faults;
 mod origin_pool;
 mod origin_tls;
 mod other_stacks;
+mod overload;
 mod pace;
 mod privileges;
 mod records;
@@ -79,6 +80,7 @@ fn main() -> ExitCode {
         data_path::CASES,
         truncation::CASES,
         pace::CASES,
+        overload::CASES,
         memory::CASES,
         cost::CASES,
         tunnels::CASES,
