@@ -10,6 +10,7 @@ use super::form::{
     PresetName, REMOVED_NAME, RouteForm, SERVER_NAME, Size, Span, Text, UPGRADE, VERIFY, VERSIONS, VerifyWord, Words,
 };
 use super::{AttachMode, ClientEku, GuardMode, HostPattern, OffloadMode, PoolMode, TlsVersion};
+use crate::ktls::session::KeyLimit;
 
 /// What holds where a key is absent.
 pub(super) enum Absent {
@@ -323,6 +324,10 @@ keys! {
     LIMITS_REQUESTS_PER_CONNECTION: Count = "limits"."requests_per_connection",
         Count { least: 1, most: 1_000_000_000 }, Default("1000000"),
         "Requests served on one client connection.";
+    LIMITS_RECORDS_PER_KEY: Count = "limits"."records_per_key",
+        Count { least: 100, most: KeyLimit::MOST }, Default("8388608"),
+        "TLS records that the kernel sends under one key. Then it renews the key (Linux 6.14 and later, TLS 1.3), or the \
+         connection ends behind the answer at hand; after twice as many it is cut off.";
 
     TIMEOUTS_HANDSHAKE: Span = "timeouts"."handshake", up_to(300), Default("\"10s\""),
         "From the accepted connection to the end of the TLS handshake.";

@@ -403,6 +403,8 @@ pub struct Limits {
     pub socket_buffer: u64,
     /// Requests served on one client connection.
     pub requests_per_connection: u64,
+    /// Records that the kernel sends under one key.
+    pub records_per_key: u64,
 }
 
 /// Deadlines.

@@ -387,6 +387,7 @@ impl<'t> Reader<'t> {
         let body_rate = self.value(&keys::LIMITS_BODY_RATE);
         let socket_buffer = self.value(&keys::LIMITS_SOCKET_BUFFER);
         let requests_per_connection = self.value(&keys::LIMITS_REQUESTS_PER_CONNECTION);
+        let records_per_key = self.value(&keys::LIMITS_RECORDS_PER_KEY);
         if let (Some(target), Some(head)) = (target_bytes, head_bytes)
             && target >= head
         {
@@ -406,6 +407,7 @@ impl<'t> Reader<'t> {
             body_rate: body_rate?,
             socket_buffer: socket_buffer?,
             requests_per_connection: requests_per_connection?,
+            records_per_key: records_per_key?,
         })
     }
 

@@ -116,6 +116,7 @@ body_bytes = "10MiB"
 body_rate = "any"
 socket_buffer = "256KiB"
 requests_per_connection = 5
+records_per_key = 1000
 [timeouts]
 handshake = "500ms"
 header = "1s"

@@ -106,6 +106,7 @@ fn offload(shared: &Shared, live: &Live) -> Value {
         "mode": mode,
         "active": active,
         "spliced": active && shared.support.no_splice.is_none(),
+        "renews_keys": active && shared.support.renews_keys,
         "kernel": shared.support.kernel,
         "ciphers": shared.support.cipher_suites,
         "why_not": if mode == "off" {

@@ -7,6 +7,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use ktls::CryptoInfo;
 use rustls::client::ClientConnectionData;
+use rustls::crypto::aws_lc_rs;
+use rustls::crypto::cipher::{AeadKey, Iv};
 use rustls::kernel::KernelConnection;
 use rustls::server::ServerConnectionData;
 use rustls::{ConnectionTrafficSecrets, ExtractedSecrets, SupportedCipherSuite};
@@ -15,9 +17,20 @@ use super::record::{self, Control, ControlReader, Expected, RecordError};
 use super::sys::{self, Direction};
 use crate::tls::session::{Connection, Session};
 
-/// Records that may be sent under one key. The limit for AES-GCM is about 2^24.5 full records (RFC 8446 5.5); the
-/// margin leaves room for counting a body by its bytes.
-pub const REKEY_AFTER_RECORDS: u64 = 1 << 23;
+/// How long a sending key is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyLimit {
+    /// Records after which it is renewed, or the session retired; after twice as many nothing is sent any more.
+    pub records: u64,
+    /// Whether this kernel renews keys ([`super::Support::renews_keys`]).
+    pub renewable: bool,
+}
+
+impl KeyLimit {
+    /// The most that may be configured. AES-GCM's limit is about 2^24.5 full records (RFC 8446 5.5), which twice this does
+    /// not reach, and there is room for counting a body by its bytes.
+    pub const MOST: u64 = 1 << 23;
+}
 
 /// Keys a peer may make us renew within one connection; each costs a system call and key derivation.
 const MAX_KEY_UPDATES: u32 = 4_096;
@@ -37,6 +50,9 @@ pub enum KernelError {
     /// The peer changed its key and this kernel cannot follow (before 6.14).
     #[error("the peer renewed its key and this kernel cannot: {0}")]
     KeyUpdate(io::Error),
+    /// So much was sent under one key that nothing more may be, and it cannot be renewed.
+    #[error("the key is used up")]
+    KeyUsedUp,
     /// rustls gave no secrets.
     #[error("{0}")]
     Tls(#[from] rustls::Error),
@@ -84,8 +100,7 @@ pub struct KernelSession {
     owes_key_update: bool,
     /// We have said close_notify: nothing may follow it, and no answer to a KeyUpdate either.
     silent: bool,
-    /// This kernel refused to renew a key: the connection is retired in good time instead.
-    cannot_rekey: bool,
+    limit: KeyLimit,
     key_updates: u32,
     records_sent: u64,
     control_records: u64,
@@ -112,7 +127,11 @@ impl KernelSession {
     ///
     /// # Errors
     /// The socket must then be closed.
-    pub fn hand_over(socket: BorrowedFd<'_>, session: Session) -> Result<(Self, Vec<u8>), KernelError> {
+    pub fn hand_over(
+        socket: BorrowedFd<'_>,
+        session: Session,
+        limit: KeyLimit,
+    ) -> Result<(Self, Vec<u8>), KernelError> {
         let (connection, plain) = session.into_parts();
         let (secrets, keys, peer_is_server) = match connection {
             Connection::Server(server) => {
@@ -141,7 +160,7 @@ impl KernelSession {
             tls13,
             owes_key_update: false,
             silent: false,
-            cannot_rekey: false,
+            limit,
             key_updates: 0,
             records_sent,
             control_records: 0,
@@ -181,7 +200,7 @@ impl KernelSession {
     fn control_record(&mut self, socket: BorrowedFd<'_>, kind: u8, payload: &[u8]) -> Result<Received, KernelError> {
         let mut received = Received::Control;
         self.control_records += 1;
-        let Self { keys, suite, control, owes_key_update, silent, key_updates, cannot_rekey, keys_renewed, .. } = self;
+        let Self { keys, suite, control, owes_key_update, silent, key_updates, keys_renewed, .. } = self;
         control.read(kind, payload, |message| match message {
             Control::Ignored => Ok(()),
             Control::CloseNotify => {
@@ -196,10 +215,7 @@ impl KernelSession {
                 }
                 let secret = keys.next(Direction::Receive)?;
                 install(socket, *suite, Direction::Receive, secret).map_err(|error| match error {
-                    KernelError::Io(error) => {
-                        *cannot_rekey = true;
-                        KernelError::KeyUpdate(error)
-                    }
+                    KernelError::Io(error) => KernelError::KeyUpdate(error),
                     other => other,
                 })?;
                 *keys_renewed += 1;
@@ -222,8 +238,12 @@ impl KernelSession {
     /// # Errors
     /// `Io(WouldBlock)` when the socket takes nothing now.
     pub fn before_send(&mut self, socket: BorrowedFd<'_>) -> Result<(), KernelError> {
-        if self.owes_key_update || (self.rekey_due() && self.tls13 && !self.cannot_rekey) {
+        if self.owes_key_update || (self.rekey_due() && self.renewable()) {
             return self.renew_sending_key(socket);
+        }
+        // Only a body longer than any should be, or a tunnel between two looks at it, comes so far.
+        if self.records_sent >= 2 * self.limit.records {
+            return Err(KernelError::KeyUsedUp);
         }
         Ok(())
     }
@@ -239,16 +259,21 @@ impl KernelSession {
     }
 
     fn rekey_due(&self) -> bool {
-        self.records_sent >= REKEY_AFTER_RECORDS
+        self.records_sent >= self.limit.records
+    }
+
+    /// A KeyUpdate tells the peer of a key that the kernel must then take, so that is known beforehand.
+    fn renewable(&self) -> bool {
+        self.tls13 && self.limit.renewable
     }
 
     /// The key is near its limit and cannot be renewed: the connection must end at the next opportunity.
     pub fn must_retire(&self) -> bool {
-        self.rekey_due() && (self.cannot_rekey || !self.tls13)
+        self.rekey_due() && !self.renewable()
     }
 
     fn renew_sending_key(&mut self, socket: BorrowedFd<'_>) -> Result<(), KernelError> {
-        if self.cannot_rekey {
+        if !self.renewable() {
             self.owes_key_update = false;
             return Ok(());
         }
@@ -286,9 +311,20 @@ impl KernelError {
         match self {
             Self::Record(error) => Some(error.alert()),
             Self::KeyUpdate(_) => Some(record::INTERNAL_ERROR),
-            Self::Io(_) | Self::Alert(_) | Self::Tls(_) | Self::Secrets(_) => None,
+            Self::Io(_) | Self::Alert(_) | Self::KeyUsedUp | Self::Tls(_) | Self::Secrets(_) => None,
         }
     }
+}
+
+/// Whether the kernel replaces the sending key of a session in TLS 1.3, tried on a loopback socket. It says so only when it is
+/// too late otherwise: the peer would already know of the new key.
+pub(super) fn kernel_renews_keys() -> bool {
+    let suite = aws_lc_rs::cipher_suite::TLS13_AES_256_GCM_SHA384;
+    // Of a session that nothing is ever sent in.
+    let secret = || ConnectionTrafficSecrets::Aes256Gcm { key: AeadKey::from([0; 32]), iv: Iv::new([0; 12]) };
+    let Ok((_listener, socket)) = super::support::connected() else { return false };
+    sys::enable(socket.as_fd()).is_ok()
+        && (0..2).all(|_| install(socket.as_fd(), suite, Direction::Transmit, (0, secret())).is_ok())
 }
 
 fn install(

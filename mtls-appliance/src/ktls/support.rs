@@ -68,6 +68,8 @@ pub struct Support {
     pub missing: Option<NotOffloaded>,
     /// Why splice must not be used, if so.
     pub no_splice: Option<NotSpliced>,
+    /// Whether a session's key can be replaced by the next one (Linux 6.14 and later).
+    pub renews_keys: bool,
     #[serde(skip)]
     taken: Vec<Family>,
 }
@@ -129,6 +131,7 @@ impl Support {
             cipher_suites: Vec::new(),
             missing: Some(NotOffloaded::Kernel(explain(why))),
             no_splice: no_splice.clone(),
+            renews_keys: false,
             taken: Vec::new(),
         };
         if let Err(error) = try_upper_layer_protocol() {
@@ -153,7 +156,8 @@ impl Support {
             ));
         }
         let cipher_suites = taken.iter().map(ToString::to_string).collect();
-        Self { kernel, cipher_suites, missing: None, no_splice, taken }
+        let renews_keys = super::session::kernel_renews_keys();
+        Self { kernel, cipher_suites, missing: None, no_splice, renews_keys, taken }
     }
 
     /// Whether the kernel takes sessions of `suite`.
@@ -183,9 +187,14 @@ fn explain(error: &io::Error) -> String {
 
 /// Finds out whether `TCP_ULP` knows `tls`, and if not, what the kernel says.
 fn try_upper_layer_protocol() -> io::Result<()> {
+    connected().and_then(|(_listener, here)| sys::enable(here.as_fd()))
+}
+
+/// A connected socket, and what it is connected to.
+pub(super) fn connected() -> io::Result<(TcpListener, TcpStream)> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let here = TcpStream::connect(listener.local_addr()?)?;
-    sys::enable(here.as_fd())
+    Ok((listener, here))
 }
 
 /// The version a distribution states for its kernel where `uname -r` does not say the patch level (Debian), else the

@@ -29,6 +29,7 @@ use crate::http1::{
     ResponseOptions, ResponsePlan, parse_response_with, write_response,
 };
 use crate::ktls::NotOffloaded;
+use crate::ktls::session::KernelError;
 use crate::telemetry::DataPath;
 
 /// How long an origin that stopped taking the request body may take to say why.
@@ -103,7 +104,7 @@ impl Failure {
     /// What was to go to the client did not.
     fn to_client(error: &ChannelError) -> Self {
         match error {
-            ChannelError::NoMemory => Self::own(error.reason()),
+            ChannelError::NoMemory | ChannelError::Kernel(KernelError::KeyUsedUp) => Self::own(error.reason()),
             ChannelError::TooSlow => Self::client("response_read_too_slow", 0),
             error => Self::client(error.reason(), 0),
         }
@@ -112,7 +113,9 @@ impl Failure {
     /// What was to go to the origin did not, and there is no answer either.
     fn to_origin(error: &ChannelError) -> Option<Self> {
         match error {
-            ChannelError::NoMemory => Some(Self { status: 503, ..Self::own(error.reason()) }),
+            ChannelError::NoMemory | ChannelError::Kernel(KernelError::KeyUsedUp) => {
+                Some(Self { status: 503, ..Self::own(error.reason()) })
+            }
             ChannelError::TooSlow => Some(Self::origin("request_read_too_slow", 504)),
             _ => None,
         }

@@ -14,7 +14,7 @@ use super::socket;
 use super::upstream::Upstream;
 use crate::app::{Live, Shared};
 use crate::config::OffloadMode;
-use crate::ktls::session::KernelError;
+use crate::ktls::session::{KernelError, KeyLimit};
 use crate::ktls::{KernelSession, NotOffloaded};
 use crate::telemetry::Level;
 use crate::tls::handshake::{self, HandshakeError};
@@ -96,14 +96,13 @@ pub(super) fn establish(
     });
     let taken = taken
         .and_then(|()| KernelSession::prepare(tcp.as_fd()).map_err(|error| NotOffloaded::HandOver(error.to_string())));
+    let limit = KeyLimit { records: live.config.limits.records_per_key, renewable: shared.support.renews_keys };
+    let counters = Arc::clone(&shared.counters);
     match taken {
-        Ok(()) if !at_once => Ok(Channel::user_at_first(tcp, session, Arc::clone(&shared.counters))),
-        Ok(()) => {
-            let (kernel, early) = KernelSession::hand_over(tcp.as_fd(), session)?;
-            Ok(Channel::kernel(tcp, kernel, early, Arc::clone(&shared.counters)))
-        }
+        Ok(()) if !at_once => Ok(Channel::user_at_first(tcp, session, limit, counters)),
+        Ok(()) => Ok(Channel::kernel(tcp, session, limit, counters)?),
         Err(why) if live.config.offload == OffloadMode::Required => Err(ConnectError::NotOffloaded(why)),
-        Err(why) => Ok(Channel::user(tcp, session, why, Arc::clone(&shared.counters))),
+        Err(why) => Ok(Channel::user(tcp, session, why, counters)),
     }
 }
 

@@ -7,7 +7,6 @@ use std::time::Instant;
 
 use serde::{Serialize, Serializer};
 
-use super::channel::ChannelError;
 use super::exchange::Outcome;
 use crate::app::Shared;
 use crate::http1::RequestHead;
@@ -198,8 +197,8 @@ pub(super) fn request(
     if let Some(failure) = &outcome.failure {
         let class = match failure.blame {
             "client" => "request_refused",
-            "appliance" if failure.reason == ChannelError::NoMemory.reason() => "request_failed",
-            "appliance" => "tunnel_ended",
+            "appliance" if outcome.status == Some(101) => "tunnel_ended",
+            "appliance" => "request_failed",
             _ => "origin_failed",
         };
         shared.counters.refuse(class, failure.reason);

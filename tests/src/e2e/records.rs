@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use anyhow::ensure;
+use mtls_appliance_tests::harness::names::event;
 use mtls_appliance_tests::harness::{
     Appliance, Cipher, Client, Deadline, Feature, HANDSHAKE, Lab, Origin, OriginKind, Place, RawClient, Settings, Tap,
     wait_until,
@@ -22,6 +23,7 @@ cases!("records":
     the_origins_tickets_do_not_disturb_the_answer,
     half_a_control_message_harms_nobody,
     tls_1_2_uses_no_nonce_twice,
+    a_key_that_is_used_up_is_renewed_or_its_connection_ends,
 );
 
 const CHANGE_CIPHER_SPEC: u8 = 20;
@@ -255,4 +257,59 @@ fn nonces_differ(lab: &Lab, from: &str) -> anyhow::Result<()> {
         ensure!(different.len() == nonces.len(), "{} nonces for {} records", different.len(), nonces.len());
     }
     Ok(())
+}
+
+fn a_key_that_is_used_up_is_renewed_or_its_connection_ends(lab: &Lab) -> anyhow::Result<()> {
+    // Of 16 KiB: a key is good for 1.6 MB, and for 3.2 MB at most where it cannot be renewed.
+    const RECORDS: u64 = 100;
+    const LONG: usize = 5_000_000;
+    let origin = lab.origin()?;
+    let mut appliance = lab.appliance_with(&origin, |s| {
+        let s = s.set("limits.records_per_key", i64::try_from(RECORDS).unwrap_or_default());
+        // What a session to the origin has renewed is counted when it ends.
+        s.set("timeouts.origin_idle", "1s")
+    })?;
+    ensure!(Feature::Ktls.missing().is_some() || appliance.status()?["offload"]["renews_keys"] == can_renew()?);
+
+    if can_renew()? {
+        let mut client = lab.client(&appliance)?;
+        for round in 0..3 {
+            ensure!(client.get(&format!("/bytes/{LONG}"), &[])?.body == pattern::bytes(LONG), "round {round}");
+            ensure!(client.post("/echo", &pattern::bytes(LONG))?.body == pattern::bytes(LONG), "round {round}");
+        }
+        for round in 0..2 * RECORDS {
+            ensure!(client.get("/bytes/1000", &[])?.body == pattern::bytes(1000), "round {round}");
+        }
+        // Six bodies to the caller, and three to the origin, each three keys long; what is left of a key goes to the next.
+        renewed(&appliance, client, 6 * 3 + 3 * 2)?;
+        return appliance.must_be_alive();
+    }
+
+    // The answer that uses the key up is the last one.
+    let mut client = lab.client(&appliance)?;
+    let mut answers = 0;
+    loop {
+        let response = client.get("/bytes/1000", &[])?;
+        ensure!(response.body == pattern::bytes(1000), "answer {answers}");
+        answers += 1;
+        if response.head.get("Connection") == Some("close") {
+            break;
+        }
+        ensure!(answers < 2 * RECORDS, "the key is used on and on");
+    }
+    ensure!(answers >= RECORDS / 2, "only {answers} answers");
+    let line = appliance.wait_event("connection", |line| line["requests"] == answers)?;
+    ensure!(line["end"] == "key_used_up", "{line}");
+
+    // A body that is too long for it is cut off, and the machine's kernel is to blame.
+    let mut client = lab.client(&appliance)?;
+    ensure!(client.get(&format!("/bytes/{LONG}"), &[]).is_err(), "more was sent under one key than may be");
+    let line = appliance.wait_event(event::REQUEST, |line| !line["reason"].is_null())?;
+    ensure!(line["reason"] == "key_used_up" && line["blame"] == "appliance", "{line}");
+    ensure!(line["bytes_out"].as_u64() < Some(2 * RECORDS * 16_384 + (1 << 20)), "{line}");
+    ensure!(appliance.wait_counter("request_failed.key_used_up", 1)? == 1);
+    let mut client = lab.client(&appliance)?;
+    ensure!(client.post("/sha256", &pattern::bytes(LONG)).is_err() || appliance.counter("keys_renewed")? == 0);
+    ensure!(lab.client(&appliance)?.get("/bytes/1000", &[])?.status == 200);
+    appliance.must_be_alive()
 }

@@ -55,7 +55,7 @@ impl Channel {
         if session.peer_closed() {
             self.closed.set(true);
         }
-        let (kernel, plain) = KernelSession::hand_over(self.tcp.as_fd(), *session)?;
+        let (kernel, plain) = KernelSession::hand_over(self.tcp.as_fd(), *session, self.limit)?;
         *records = Records::Kernel(Box::new(kernel));
         self.early.replace(plain);
         self.course.set(Course::Stays);

@@ -24,7 +24,7 @@ pub use splice::Filled;
 use starving::Starving;
 
 use super::buffer::Buffer;
-use crate::ktls::session::{KernelError, REKEY_AFTER_RECORDS, Received};
+use crate::ktls::session::{KernelError, KeyLimit, Received};
 use crate::ktls::{KernelSession, NotOffloaded};
 use crate::telemetry::Counters;
 use crate::tls::session::Session;
@@ -71,6 +71,7 @@ pub struct Channel {
     tcp: TcpStream,
     records: RefCell<Records>,
     course: Cell<Course>,
+    limit: KeyLimit,
     /// Plaintext from before the hand-over.
     early: RefCell<Vec<u8>>,
     not_offloaded: RefCell<Option<Arc<NotOffloaded>>>,
@@ -98,28 +99,40 @@ impl Drop for Channel {
 }
 
 impl Channel {
-    /// A session whose records are made by the kernel; `early` was received with the handshake.
-    pub fn kernel(tcp: TcpStream, session: KernelSession, early: Vec<u8>, counters: Arc<Counters>) -> Self {
-        let channel = Self::new(tcp, Records::Kernel(Box::new(session)), Course::Stays, None, counters);
+    /// A session that is handed over now.
+    ///
+    /// # Errors
+    /// The hand-over failed: the session is lost.
+    pub fn kernel(
+        tcp: TcpStream,
+        session: Session,
+        limit: KeyLimit,
+        counters: Arc<Counters>,
+    ) -> Result<Self, KernelError> {
+        let (kernel, early) = KernelSession::hand_over(tcp.as_fd(), session, limit)?;
+        let channel = Self::new(tcp, Records::Kernel(Box::new(kernel)), Course::Stays, limit, None, counters);
         channel.early.replace(early);
-        channel
+        Ok(channel)
     }
 
     /// A session whose records are made here, and why.
     pub fn user(tcp: TcpStream, session: Session, why: NotOffloaded, counters: Arc<Counters>) -> Self {
-        Self::new(tcp, Records::User(Box::new(session)), Course::Stays, Some(why), counters)
+        // rustls has its own.
+        let limit = KeyLimit { records: KeyLimit::MOST, renewable: true };
+        Self::new(tcp, Records::User(Box::new(session)), Course::Stays, limit, Some(why), counters)
     }
 
     /// A session whose records are made here until [`Self::to_kernel`]; the socket is prepared for that.
-    pub fn user_at_first(tcp: TcpStream, session: Session, counters: Arc<Counters>) -> Self {
+    pub fn user_at_first(tcp: TcpStream, session: Session, limit: KeyLimit, counters: Arc<Counters>) -> Self {
         let why = Some(NotOffloaded::BelowThreshold);
-        Self::new(tcp, Records::User(Box::new(session)), Course::Later, why, counters)
+        Self::new(tcp, Records::User(Box::new(session)), Course::Later, limit, why, counters)
     }
 
     fn new(
         tcp: TcpStream,
         records: Records,
         course: Course,
+        limit: KeyLimit,
         not_offloaded: Option<NotOffloaded>,
         counters: Arc<Counters>,
     ) -> Self {
@@ -127,6 +140,7 @@ impl Channel {
             tcp,
             records: RefCell::new(records),
             course: Cell::new(course),
+            limit,
             early: RefCell::default(),
             not_offloaded: RefCell::new(not_offloaded.map(Arc::new)),
             side: Cell::new(None),
@@ -187,7 +201,7 @@ impl Channel {
             Records::Kernel(session) => session.must_retire(),
             // One that may be handed over does not begin to renew keys where the kernel might not follow.
             Records::User(session) if self.course.get() != Course::Stays => {
-                session.records_sent() >= REKEY_AFTER_RECORDS
+                session.records_sent() >= self.limit.records
             }
             // rustls renews keys by itself in TLS 1.3 and refuses to send beyond the limit in 1.2.
             Records::User(_) => false,

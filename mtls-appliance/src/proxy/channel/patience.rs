@@ -75,6 +75,7 @@ impl ChannelError {
             Self::Kernel(KernelError::Record(error)) => error.reason(),
             Self::Kernel(KernelError::Alert(_)) | Self::Tls(rustls::Error::AlertReceived(_)) => "alert_received",
             Self::Kernel(KernelError::KeyUpdate(_)) => "key_update_not_possible",
+            Self::Kernel(KernelError::KeyUsedUp) => "key_used_up",
             Self::Kernel(KernelError::Tls(_) | KernelError::Secrets(_)) => "tls_error",
             Self::Tls(error) => crate::tls::server::reason(error),
             Self::Io(error) | Self::Kernel(KernelError::Io(error)) => match error.kind() {
