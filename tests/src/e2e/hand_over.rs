@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use mtls_appliance_tests::harness::names::SPLICED;
 use mtls_appliance_tests::harness::{
-    Appliance, Cipher, Client, DATA, Feature, Incoming, Lab, Net, RECORD, RawClient, Settings, TlsStat,
+    ALERT, Appliance, Cipher, Client, DATA, Feature, Incoming, Lab, Net, RECORD, RawClient, Settings, TlsStat,
 };
 use mtls_appliance_tests::pattern;
 use serde_json::Value;
@@ -21,6 +21,7 @@ cases!("hand_over":
     a_new_key_is_announced_before_the_kernel_uses_it,
     bodies_arrive_whole_wherever_the_hand_over_falls,
     a_caller_who_has_said_all_it_had_to_say_gets_a_large_answer,
+    close_notify_that_came_before_the_hand_over_ends_a_body,
 );
 
 /// The threshold in these tests.
@@ -207,5 +208,30 @@ fn a_caller_who_has_said_all_it_had_to_say_gets_a_large_answer(lab: &Lab) -> any
     client.close_notify()?;
     ensure!(client.response("GET")?.sha256 == pattern::sha256(1_000_000));
     ensure!(appliance.wait_requests(1)?["reason"].is_null());
+    Ok(())
+}
+
+fn close_notify_that_came_before_the_hand_over_ends_a_body(lab: &Lab) -> anyhow::Result<()> {
+    let origin = lab.origin()?;
+    let appliance = lab.appliance_with(&origin, later)?;
+    let raw = RawClient::new(lab, "client-p256", "edge-ca", "api.bank.test")?;
+    let part = pattern::bytes(4_000);
+    for (number, (framing, before)) in
+        [("Content-Length: 1000000", ""), ("Transfer-Encoding: chunked", "f4240\r\n")].into_iter().enumerate()
+    {
+        // All in one piece, so that it is read at once: a head, the first part of a large body, close_notify.
+        let (mut reader, mut writer) =
+            raw.connect(appliance.address(), Cipher::ALL[number], None, Duration::from_secs(20))?;
+        let head = format!("POST /sha256 HTTP/1.1\r\nHost: api.bank.test\r\n{framing}\r\n\r\n{before}");
+        let mut wire = writer.seal(DATA, head.as_bytes(), 0)?;
+        wire.extend(writer.seal(DATA, &part, 0)?);
+        wire.extend(writer.seal(ALERT, &[1, 0], 0)?);
+        writer.write(&wire)?;
+        let mut buffer = Vec::new();
+        let head = Incoming::new(&mut reader, &mut buffer).head().context(framing)?;
+        ensure!(head.status()? == 400, "{framing}: {head:?}");
+        let line = appliance.wait_requests(number + 1)?;
+        ensure!(line["reason"] == "body_incomplete" && line["blame"] == "client", "{framing}: {line}");
+    }
     Ok(())
 }

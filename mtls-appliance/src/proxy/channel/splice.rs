@@ -24,7 +24,8 @@ pub enum Filled {
 impl Channel {
     /// Whether what comes next can come out of the kernel, and what is to go out can go into it.
     pub fn can_splice(&self) -> bool {
-        self.is_kernel() && self.early.borrow().is_empty()
+        // Nothing comes any more if the peer had said close_notify before the hand-over, and the kernel does not know it.
+        self.is_kernel() && self.early.borrow().is_empty() && !self.closed.get()
     }
 
     /// Moves at most `limit` bytes from the socket into an empty pipe.
