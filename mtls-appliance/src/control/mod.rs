@@ -29,8 +29,8 @@ use crate::app::Failure;
 use crate::daemon::Daemon;
 use crate::telemetry::Level;
 
-/// How long either side waits for the other where nothing has to be done meanwhile.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
+/// How long either side waits for the other where nothing has to be done meanwhile; on a busy machine that takes its time.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 /// Longest status that the command accepts.
 const MAX_STATUS: usize = 16 << 20;
 /// The name of a socket that is not in its place yet begins so; the process id follows.

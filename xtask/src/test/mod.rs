@@ -36,10 +36,9 @@ use crate::{
 /// The program of the end-to-end tests, and the appliance it tests.
 const TESTS: &str = "e2e";
 const APPLIANCE: &str = "mtls-appliance";
-/// How many end-to-end tests run at the same time: twice as many as the machine of the gate has CPUs, for most of them wait.
+/// How many end-to-end tests run at the same time: twice as many as the machine of the gate and the virtual machine have CPUs,
+/// for most of them wait.
 const AT_ONCE: &str = "4";
-/// The same in the virtual machine, where one test with a guard runs at a time and others wait for it.
-const AT_ONCE_IN_GUEST: &str = "5";
 /// Runs the first program and then the second, so many tests at once, with the same arguments, whatever becomes of the first.
 /// Of the tests of the XDP program one at a time: the kernel patches its own code when a program comes or goes, which the
 /// emulated machine does not survive while another CPU runs packets through one.
@@ -337,7 +336,7 @@ fn virtual_machine(
             &kernel.to_string(),
             "xdp,netns,vlan,bond,ktls,nginx,systemd",
         ),
-        command: ["sh", "-c", BOTH, &in_guest(build::GUARD_TESTS), &in_guest(TESTS), AT_ONCE_IN_GUEST]
+        command: ["sh", "-c", BOTH, &in_guest(build::GUARD_TESTS), &in_guest(TESTS), AT_ONCE]
             .map(str::to_owned)
             .into_iter()
             .chain(arguments.filter.clone())
